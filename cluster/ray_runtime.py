@@ -1,0 +1,186 @@
+"""Start Ray on this machine, or join a cluster that runs: the one place where Ray is configured.
+
+Ray reads most of its settings from the environment when it is imported, so `connect` sets them first. It also keeps the console
+for the pipeline's own words: what libraries and worker processes log stays in the Ray session's folder, except for lines that
+workers print as progress (`[stage] text`). BLM_RAY_LOGS=all shows everything.
+"""
+
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from blm.model.errors import UserError
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # the newer Parquet reader was ten times slower on few cores
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # every train.report waits for this poll; the default is 2 s
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a training worker twice
+    "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU keep CUDA_VISIBLE_DEVICES as it is
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",  # deprecation notices of libraries, once a worker process
+}
+"""Settings for the driver and, through Ray, for every worker. What the user has set already stays."""
+
+LOCAL_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",  # a cluster of one process tree on loopback needs no token
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ core writes to the driver's standard error
+}
+"""Settings for a cluster that we start; one that runs already has its own."""
+
+PROGRESS = re.compile(r"\[[a-z][a-z0-9_]*\] ")
+"""How a line of progress begins, in the driver and in workers."""
+
+
+def connect(
+    *, num_cpus: int, num_gpus: int = 0, object_store_gb: float = 1.0, address: str | None = None
+) -> dict[str, Any]:
+    """Start a local Ray, or join the cluster at `address` (`auto`: the one on this machine). Returns the cluster's resources.
+
+    num_cpus, num_gpus: what a local Ray offers; logical, so more than the machine has is allowed. Ignored when joining.
+    address: also taken from RAY_ADDRESS, which Ray sets for submitted jobs. Connecting twice is harmless.
+    Raises UserError for an address that cannot be reached, and for Ray Client addresses.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address and address.startswith("ray://"):
+        raise UserError(
+            f"address {address} is a Ray Client address, behind which Ray Train and Ray Data drivers do not work; run blm on "
+            "a machine of the cluster with --address auto, or send it there: ray job submit -- blm run ..."
+        )
+    local = address in (None, "local")
+    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if local else {})).items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    import ray
+
+    if not ray.is_initialized():
+        if os.environ.get("BLM_RAY_LOGS") != "all":
+            _show_only_progress()
+        common: dict[str, Any] = {"logging_level": logging.ERROR, "configure_logging": True, "log_to_driver": True}
+        if local:
+            with _held_stderr():  # Ray announces the log level it was given
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    object_store_memory=int(object_store_gb * 2**30),
+                    include_dashboard=False,  # a gigabyte of memory for pages nobody looks at
+                    **common,
+                )
+        else:
+            _join(str(address), common)
+    return ray.cluster_resources()
+
+
+def _join(address: str, common: dict[str, Any]) -> None:
+    """Join a running cluster and give its workers the same settings."""
+    import ray
+
+    environment = {name: os.environ[name] for name in ENVIRONMENT}
+    try:
+        ray.init(address=address, runtime_env={"env_vars": environment}, **common)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"no Ray cluster can be joined at {address} ({reason}); start one with `ray start --head`, or leave --address out"
+        ) from error
+
+
+def _show_only_progress() -> None:
+    """Of what worker processes and Ray's daemons say, show the driver's reader progress and short warnings.
+
+    Ray has no public hook for it. Tracebacks are left out: an exception reaches the driver by itself.
+    """
+    from ray._private import worker
+
+    def show(batch: dict[str, Any], ignore_prefix: bool = False) -> None:  # noqa: ARG001 - Ray's signature
+        for line in batch["lines"]:
+            if PROGRESS.match(line):
+                print(line, flush=True)
+            elif batch.get("pid") == "raylet" and "ip" not in batch and "Traceback" not in line:  # no log file's line
+                print(f"[ray] {line.splitlines()[0][:300]}", flush=True)
+
+    if hasattr(worker, "print_to_stdstream"):  # another Ray keeps its own way of forwarding
+        worker.print_to_stdstream = show
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Keep back what native code writes to standard error, unless the body fails."""
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        real = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(real, 2)
+            kept.seek(0)
+            sys.stderr.write(kept.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+
+
+def log_folder() -> Path | None:
+    """Where this Ray session's workers log, or None without a session."""
+    if not is_up():
+        return None
+    from ray._private.worker import _global_node  # the only holder of the session's folder
+
+    return Path(_global_node.get_session_dir_path()) / "logs" if _global_node else None
+
+
+def is_up() -> bool:
+    """Whether this process is connected to Ray; does not import it."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def disconnect() -> None:
+    """Stop the local Ray, or leave the cluster. Harmless if there is none."""
+    if is_up():
+        sys.modules["ray"].shutdown()
+
+
+def cause_of(error: BaseException) -> UserError | None:
+    """The UserError at the bottom of what Ray wraps round an exception of a worker, or None if there is none.
+
+    Ray hands over a worker's exception as RayTaskError.cause, a training worker's in WorkerGroupError.worker_failures, and Ray
+    Data's only as `__cause__` text: exceptions lose that link on their way between processes.
+    """
+    waiting: list[Any] = [error]
+    seen: set[int] = set()
+    while waiting:
+        current = waiting.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        cause = getattr(current, "cause", None)
+        if isinstance(current, UserError) and not isinstance(cause, UserError):
+            return current
+        waiting += [cause, current.__cause__, getattr(current, "_base_exc", None)]
+        waiting += [getattr(current, "controller_failure", None)]
+        waiting += list(getattr(current, "worker_failures", {}).values())
+        waiting += [current.__context__]
+    return _from_traceback(str(error))
+
+
+def _from_traceback(text: str) -> UserError | None:
+    """The UserError that a printed traceback ends in, for wrappers that keep nothing but text."""
+    marker = f"{UserError.__module__}.{UserError.__name__}: "
+    for line in text.splitlines():
+        if line.strip().startswith(marker):
+            return UserError(line.strip().removeprefix(marker))
+    return None

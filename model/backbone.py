@@ -1,0 +1,138 @@
+"""The multimodal LLM: a small Qwen2.5-VL made from scratch, or any published one, as a Hugging Face folder.
+
+A folder written by `save_backbone` is what `transformers` and vLLM load as it is.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from blm.model.errors import UserError
+from blm.model.vision import PATCH_PX, TOKEN_PX
+
+SUPPORTED_MODEL_TYPE = "qwen2_5_vl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyBackboneConfig:
+    """A Qwen2.5-VL small enough to train from scratch on two CPU cores."""
+
+    vision_depth: int = 4
+    """Vision blocks, all with full attention."""
+    vision_width: int = 128
+    """Vision hidden size; heads of 32."""
+    depth: int = 4
+    """Language model blocks."""
+    width: int = 192
+    """Language model hidden size; heads of 32, a third of them for keys and values."""
+    vocab_size: int = 1024
+    """Tokens of the tokenizer trained on the corpora."""
+    max_length: int = 2048
+    """Longest sequence the configuration declares."""
+
+
+def tiny_config(config: TinyBackboneConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
+    """The Hugging Face configuration of a tiny Qwen2.5-VL for this tokenizer."""
+    head_dim = 32
+    token = tokenizer.convert_tokens_to_ids
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": -(-len(tokenizer) // 64) * 64,
+            "hidden_size": config.width,
+            "intermediate_size": -(-config.width * 8 // 3 // 64) * 64,
+            "num_hidden_layers": config.depth,
+            "num_attention_heads": config.width // head_dim,
+            "num_key_value_heads": max(config.width // head_dim // 3, 1),
+            "max_position_embeddings": config.max_length,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None,
+            "eos_token_id": token("<|im_end|>"),
+            "pad_token_id": token("<|endoftext|>"),
+        },
+        vision_config={
+            "depth": config.vision_depth,
+            "hidden_size": config.vision_width,
+            "intermediate_size": -(-config.vision_width * 8 // 3 // 64) * 64,
+            "num_heads": config.vision_width // head_dim,
+            "patch_size": PATCH_PX,
+            "out_hidden_size": config.width,
+            "fullatt_block_indexes": list(range(config.vision_depth)),
+            "window_size": 4 * TOKEN_PX,
+        },
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+
+
+def build_tiny(
+    config: TinyBackboneConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A randomly initialised tiny Qwen2.5-VL, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2_5_VLForConditionalGeneration(tiny_config(config, tokenizer)).eval()
+
+
+def make_processor(tokenizer: PreTrainedTokenizerBase, max_pixels: int = 1024 * TOKEN_PX**2) -> Qwen2_5_VLProcessor:
+    """Qwen2.5-VL's own processor around our tokenizer; pictures keep their size down to one token."""
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=TOKEN_PX**2, max_pixels=max_pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def save_backbone(
+    folder: Path,
+    model: torch.nn.Module,
+    processor: Qwen2_5_VLProcessor,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a Hugging Face folder, complete or not at all (temporary name, then rename).
+
+    state_dict: the whole weights, where `model` itself holds only this worker's shards of them.
+    """
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, state_dict=state_dict)
+    processor.save_pretrained(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+
+
+def load_backbone(
+    source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """Load a local folder or a published model by its hub name. UserError when it is missing or of another family."""
+    path = Path(source)
+    if (path.is_absolute() or str(source).startswith(".")) and not (path / "config.json").is_file():
+        raise UserError(f"no model in {source} (config.json is missing); run the stage that makes it, or correct the path")
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type != SUPPORTED_MODEL_TYPE:
+            raise UserError(f"{source} is a {config.model_type} model; this version trains {SUPPORTED_MODEL_TYPE}")
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(source)
+    except OSError as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"cannot load the model {source}: {first_line}") from error
+    return model.to(device).eval(), processor

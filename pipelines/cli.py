@@ -1,0 +1,157 @@
+"""The command `blm`: what the project can do, and the way to each part of it.
+
+Only this file and the command that is called are imported, so that `blm --help` answers at once. A mistake that a person can
+mend is one line beginning with `error:` and exit code 2; Ctrl-C and SIGTERM end with exit code 130.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from blm.model.errors import UserError
+from blm.pipelines.schema import nearest
+from blm.pipelines.stages import STAGES
+
+INTERRUPTED = 130
+WRONG_INPUT = 2
+FAILED = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One word after `blm`."""
+
+    name: str
+    about: str
+    module: str = ""
+    """Module of this package with `add_arguments(parser)` and `main(arguments) -> int`; by default the name's own."""
+
+
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "The whole pipeline": (
+        Command(name="run", about="all stages in order; skips what is finished, resumes what is not", module="cli_run"),
+        Command(name="status", about="which stages of a run are finished, when, and how long they took", module="cli_status"),
+        Command(name="presets", about="the configurations that ship with blm", module="cli_status"),
+    ),
+    "Its stages, in order": tuple(
+        Command(name=stage.name, about=stage.about, module="cli_run") for stage in STAGES
+    ),
+    "The trained model at work": (
+        Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),
+    ),
+    "This machine": (
+        Command(name="doctor", about="check every part of the installation, and say how to mend what is missing"),
+    ),
+}
+"""The table of contents."""
+
+COMMANDS = {command.name: command for group in GROUPS.values() for command in group}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its complaints in the project's one form."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError instead of printing the whole usage."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(words))
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Call `body`; turn every way in which it can end into an exit code and, if it failed, into words on standard error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return body()
+    except KeyboardInterrupt:
+        _say("\ninterrupted; what is finished is kept, and the same command goes on from there")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, `blm status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        return _explain(error)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _dispatch(words: list[str]) -> int:
+    """Find the command and hand over to its module."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(table_of_contents())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"blm {version('blm')}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; {nearest(name, COMMANDS)} (see `blm --help`)")
+    command = COMMANDS[name]
+    module = importlib.import_module(f"{__package__}.{command.module or name}")
+    parser = Parser(
+        prog=f"blm {name}", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    arguments = parser.parse_args(words[1:])
+    if command.module:
+        return module.main(name, arguments)
+    function = getattr(module, name)
+    return function() if name == "doctor" else function(arguments) or 0
+
+
+def table_of_contents() -> str:
+    """What `blm --help` prints."""
+    lines = [
+        "blm: one multimodal model that talks about what it sees and moves robots;",
+        "trained, proved and served with Ray.",
+        "",
+        "usage: blm COMMAND [options]      blm COMMAND --help",
+    ]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {command.name:<10} {command.about}" for command in commands]
+    lines += [
+        "",
+        "Begin with:  blm doctor, then  blm run --preset tiny",
+    ]
+    return "\n".join(lines)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong: one line for what a person can mend, a traceback for anything else."""
+    cause: UserError | None = error if type(error) is UserError else None
+    if cause is None:
+        from blm.cluster.ray_runtime import cause_of  # finds a UserError inside what Ray wraps round it
+
+        cause = cause_of(error)
+    if cause is not None:
+        _say("error: " + " ".join(str(cause).split()))
+        return WRONG_INPUT
+    import traceback
+
+    traceback.print_exception(error)
+    _say("error: this is a fault of blm or of the machine, not of your input; worker logs: <Ray session>/logs")
+    return FAILED
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

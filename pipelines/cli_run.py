@@ -1,0 +1,61 @@
+"""`blm run`, and each stage as a command of its own.
+
+    blm run --preset tiny [--set stage2.steps=500] [--name trial] [--until stage2] [--from stage1]
+    blm stage2 --preset tiny
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from blm.pipelines.cli_options import options_of
+from blm.pipelines.stages import STAGES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `blm run` and, the last group left out, of each stage."""
+    stage = parser.prog.split()[-1]
+    parser.add_argument("--preset", default="tiny", metavar="NAME", help="a shipped preset or a YAML file (default: tiny)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override one option, for example --set stage2.steps=500; may be given again",
+    )
+    parser.add_argument("--name", metavar="NAME", help="folder of this run under --root (default: the preset's name)")
+    parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: runs)")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="join this Ray cluster (auto: the one on this machine) instead of starting one"
+    )
+    parser.add_argument(
+        "--accept-code", action="store_true", help="keep finished and half-finished work that other code made"
+    )
+    if stage == "run":
+        names = " ".join(s.name for s in STAGES)
+        parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+        parser.add_argument("--from", metavar="STAGE", dest="redo_from", help="make this stage and all later ones anew")
+        parser.epilog = f"stages: {names}"
+    else:
+        inputs = next(s.inputs for s in STAGES if s.name == stage)
+        parser.epilog = f"needs finished: {' '.join(inputs) or 'nothing'}\n\noptions for --set:\n{options_of(stage)}"
+
+
+def main(name: str, arguments: argparse.Namespace) -> int:
+    """Load the configuration and run."""
+    from blm.pipelines.config import load_config
+    from blm.pipelines.run import RunOptions, run, summarise
+
+    config = load_config(arguments.preset, arguments.overrides, name=arguments.name)
+    only = None if name == "run" else name
+    options = RunOptions(
+        root=arguments.root,
+        only=only,
+        until=getattr(arguments, "until", None),
+        redo_from=getattr(arguments, "redo_from", None),
+        accept_code=arguments.accept_code,
+        address=arguments.address,
+    )
+    done = run(config, options)
+    if only is None:
+        print(summarise(done))
+    else:
+        print(json.dumps({"stage": only, "folder": str(done[only].folder)} | done[only].manifest["summary"]))
+    return 0

@@ -1,0 +1,82 @@
+"""Which questions are asked about which scene, so that no category can be answered by its commonest answer.
+
+Seen alone, scenes are lopsided: in few of them is the task done, and mostly the next step is to reach. Looking at all scenes
+at once, questions are handed out so that every answer of a category is asked for about equally often. Deterministic.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from blm.pipelines.datasets.questions import CHOICES, LOCATIONS, POLICY
+
+SLACK = 1.25
+"""How many times more often than a category's middle answer any answer may be asked for."""
+
+
+def choose_training_questions(scenes: Sequence[Mapping[str, str]], turns: int, seed: int) -> list[list[str]]:
+    """For every scene (category -> answer) the categories of its conversation, in the order they are asked.
+
+    The three localisation questions always; the policy's prompt wherever it has an answer, its commonest answer at most
+    half of the time; then balanced choices up to `turns`.
+    """
+    rng = np.random.default_rng([seed, 17])
+    chosen = [[category for category in LOCATIONS if category in scene] for scene in scenes]
+    order = rng.permutation(len(scenes))
+    policy_cap = _policy_cap(scenes)
+    asked: Counter[str] = Counter()
+    for i in order:
+        answer = scenes[i].get(POLICY)
+        if answer is not None and len(chosen[i]) < turns and asked[answer] < policy_cap[answer]:
+            asked[answer] += 1
+            chosen[i].append(POLICY)
+    categories = _askable(scenes)
+    _hand_out(scenes, chosen, order, categories, [max(turns - len(c), 0) for c in chosen])
+    return [[str(c) for c in rng.permutation(categories_of_one)] for categories_of_one in chosen]
+
+
+def choose_test_questions(scenes: Sequence[Mapping[str, str]], per_scene: int, seed: int) -> list[list[str]]:
+    """For every scene the categories of its separate test questions: one localisation in turn, the rest balanced."""
+    rng = np.random.default_rng([seed, 18])
+    chosen = [[LOCATIONS[i % len(LOCATIONS)]] for i in range(len(scenes))]
+    categories = (POLICY, *_askable(scenes))
+    _hand_out(scenes, chosen, rng.permutation(len(scenes)), categories, [max(per_scene - 1, 0)] * len(scenes))
+    return chosen
+
+
+def _askable(scenes: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Categories that have at least two different answers: with one there is nothing to see."""
+    return tuple(c for c in CHOICES if len({scene[c] for scene in scenes if c in scene}) > 1)
+
+
+def _policy_cap(scenes: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    counts = Counter(scene[POLICY] for scene in scenes if POLICY in scene)
+    total = sum(counts.values())
+    # With a single answer there is nothing to balance against.
+    return {a: n if len(counts) == 1 else min(n, max(total - n, 1)) for a, n in counts.items()}
+
+
+def _hand_out(
+    scenes: Sequence[Mapping[str, str]],
+    chosen: list[list[str]],
+    order: np.ndarray,
+    categories: Sequence[str],
+    room: list[int],
+) -> None:
+    """Give each scene up to `room` more of `categories`: those whose answer was asked for least so far."""
+    counts = {c: Counter(scene[c] for scene in scenes if c in scene) for c in categories}
+    caps = {c: SLACK * sorted(n.values())[(len(n) - 1) // 2] for c, n in counts.items() if n}
+    asked: dict[str, Counter[str]] = {c: Counter() for c in categories}
+    for i in order:
+        for _ in range(room[i]):
+            free = [
+                (asked[c][scenes[i][c]], c)
+                for c in categories
+                if c in scenes[i] and c not in chosen[i] and asked[c][scenes[i][c]] < caps[c]
+            ]
+            if not free:
+                break
+            category = min(free)[1]
+            asked[category][scenes[i][category]] += 1
+            chosen[i].append(category)

@@ -1,0 +1,95 @@
+"""What a run prints: a header and a result a stage, notices of what is skipped, and the tables at the end."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blm.pipelines.stages import Stage
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 05 s, 2 h 03 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count_bytes: float) -> str:
+    """3.2 MB and the like."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count_bytes < 1000:
+            return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
+        count_bytes /= 1000
+    return f"{count_bytes:.1f} TB"
+
+
+def rule(title: str) -> str:
+    """A line across the terminal with a title."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return f"\n== {title} ".ljust(width, "=")
+
+
+def print_header(stage: Stage, number: int, of: int, folder: Path, *, attempt: int) -> None:
+    """Announce a stage that is about to run."""
+    print(rule(f"{stage.name} ({number} of {of})"))
+    again = "" if attempt == 1 else f"; attempt {attempt}, going on from what is there"
+    print(f"   {stage.about}\n   {folder}{again}", flush=True)
+
+
+def print_result(manifest: Mapping[str, Any]) -> None:
+    """Say what a stage took and gave: its summary's plain values, then time, memory and size."""
+    for key, value in manifest["summary"].items():
+        if isinstance(value, (str, int, float)):
+            print(f"   {key.replace('_', ' ')}: {_number(value)}")
+    total = size(sum(entry["bytes"] for entry in manifest["files"]))
+    print(
+        f"   done in {duration(manifest['wall_s'])}, peak memory {manifest['peak_memory_gb']:.1f} GB, "
+        f"{len(manifest['files'])} files of {total}",
+        flush=True,
+    )
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_skip(stage: Stage, number: int, of: int, manifest: Mapping[str, Any]) -> None:
+    """Say that a stage is finished already."""
+    took = duration(manifest["wall_s"])
+    print(f"== {stage.name} ({number} of {of}): finished {manifest['finished']} in {took}, skipped", flush=True)
+
+
+def stage_table(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    """Wall time and peak memory of each stage."""
+    rows = [
+        f"  {name:<10}{duration(manifest['wall_s']):>14}{manifest['peak_memory_gb']:>9.1f} GB   {manifest['finished']}"
+        for name, manifest in manifests.items()
+    ]
+    total = duration(sum(manifest["wall_s"] for manifest in manifests.values()))
+    peak = max((manifest["peak_memory_gb"] for manifest in manifests.values()), default=0.0)
+    head = f"  {'stage':<10}{'wall time':>14}{'peak memory':>12}   finished"
+    return "\n".join([head, *rows, f"  {'all':<10}{total:>14}{peak:>9.1f} GB"])
+
+
+def success_table(evaluate_folder: Path) -> str:
+    """Success rate of each cell with its Wilson 95 % interval, random actions beside it; empty without physical results."""
+    path = evaluate_folder / "summary.json"
+    if not path.exists():
+        return ""
+    cells = json.loads(path.read_text()).get("cells", [])
+    random_rate = {cell["cell"]: cell for cell in cells if cell["policy"] == "random"}
+    lines = [f"  {'cell':<22}{'success':>9}{'95 % interval':>19}{'episodes':>12}{'random':>10}"]
+    for cell in cells:
+        if cell["policy"] == "random":
+            continue
+        interval = f"{cell['low']:.0%} to {cell['high']:.0%}"
+        count = f"{cell['successes']} of {cell['episodes']}"
+        beside = random_rate.get(cell["cell"])
+        random = f"{beside['rate']:.0%}" if beside else "-"
+        lines.append(f"  {cell['cell']:<22}{cell['rate']:>9.0%}{interval:>19}{count:>12}{random:>10}")
+    return "\n".join(lines) if len(lines) > 1 else ""

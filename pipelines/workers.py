@@ -1,0 +1,120 @@
+"""Run a training loop on Ray Train workers: one place for set-up, device, sharding and what happens when a worker dies.
+
+A loop keeps its own checkpoint in the stage's folder and starts from it, so a retry after any death, of a worker, of the
+controller or of the driver, is the same thing as calling the stage again.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from blm.pipelines.workspace import ResourceConfig
+
+ATTEMPTS = 3  # Ray Train does not retry a worker that dies while its group starts, so the whole fit is retried
+Parallel = Literal["ddp", "fsdp"]
+
+
+def fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Path, resources: ResourceConfig) -> None:
+    """Run `loop(config)` on `resources.train_workers` workers. The first error that is not a lost worker is raised."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from blm.cluster.ray_runtime import cause_of
+
+    gpu = resources.device == "cuda"
+    threads = max(1, resources.num_cpus // resources.train_workers)
+    trainer_state = out / "ray"
+    for attempt in range(1, ATTEMPTS + 1):
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config=config | {"threads": threads},
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=1800),
+            scaling_config=ScalingConfig(
+                num_workers=resources.train_workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": 1, "GPU": 1} if gpu else {"CPU": 1},
+            ),
+            run_config=RunConfig(
+                name=f"attempt-{os.getpid()}-{attempt}",  # a name used before would resume Ray's own snapshot
+                storage_path=str(trainer_state.resolve()),
+                failure_config=FailureConfig(max_failures=2),
+            ),
+        )
+        try:
+            trainer.fit()
+            return
+        except Exception as error:
+            if cause_of(error) is not None or attempt == ATTEMPTS:
+                raise
+            print(f"[{out.name.partition('-')[0]}] workers were lost ({type(error).__name__}); starting again", flush=True)
+
+
+def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:
+    """(rank, world size, device) of this worker, with torch's threads set."""
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(config["threads"])
+    return dist.get_rank(), dist.get_world_size(), get_device()
+
+
+def parallelise(module: nn.Module, parallel: Parallel, layers: list[nn.Module]) -> nn.Module:
+    """Wrap for data parallelism: DDP, or FSDP2 sharding each of `layers` and then the rest. Unwrapped on one DDP worker."""
+    if parallel == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in layers:
+            fully_shard(layer)
+        fully_shard(module)
+        return module
+    if dist.get_world_size() == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The module inside a DDP wrapper, or itself."""
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+def full_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Whole model and optimiser state on rank 0 whatever the sharding; called by every rank."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model_state, optimizer_state = get_state_dict(inner(module), optimizer, options=options)
+    return {"model": model_state, "optimizer": optimizer_state}
+
+
+def load_full_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give every rank its part of what `full_state` returned."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    set_state_dict(
+        inner(module),
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=options,
+    )
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a training checkpoint on rank 0, whole or not at all."""
+    if dist.get_rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last training checkpoint, or None. Loaded without unpickling code."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else None
+
+

@@ -1,0 +1,239 @@
+"""The run folder: where a stage writes, how a finished stage is known, and when its result may be used again.
+
+    runs/<name>/run.json                     what was last asked of this run
+    runs/<name>/<stage>-<hash8>/             one stage's output; the hash is its fingerprint's beginning
+    runs/<name>/<stage>-<hash8>/stage.json   written first: a stage has begun here, by which code
+    runs/<name>/<stage>-<hash8>/manifest.json written last and whole: its presence means the stage is complete
+
+A folder without a manifest is kept, and the stage goes on in it. A manifest is believed only as far as it can be checked: its
+fingerprint, its files' sizes, the content of the inputs it was made from, and the code that made it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from blm.actors.sim.world import WorldConfig
+from blm.model.errors import UserError
+from blm.pipelines.tracking import RUN_ID_FILE, Tracker
+
+MANIFEST = "manifest.json"
+BEGUN = "stage.json"
+LOCK = ".lock"
+MANIFEST_FORMAT = 1
+BOOKKEEPING = frozenset({MANIFEST, BEGUN, RUN_ID_FILE})
+"""Files of a stage folder that are not its output."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResourceConfig:
+    """What the machine may give. Never part of a fingerprint: the same work on more workers is the same work."""
+
+    num_cpus: int = 2
+    """Logical CPUs that a locally started Ray offers."""
+    num_gpus: int = 0
+    """GPUs that a locally started Ray offers."""
+    object_store_gb: float = 1.0
+    """Shared memory for Ray's objects."""
+    train_workers: int = 2
+    """Processes of Stage I and Stage II training."""
+    actors: int = 2
+    """Simulator processes side by side."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models run."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen multimodal model and of mixed-precision training."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_cpus", "train_workers", "actors"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.num_gpus < 0 or self.object_store_gb <= 0:
+            raise UserError("num_gpus must be 0 or more, and object_store_gb above 0")
+        if self.device == "cuda" and self.num_gpus == 0:
+            raise UserError("device is cuda but num_gpus is 0; set both, or device to cpu")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageContext:
+    """Everything a stage gets beside its own configuration."""
+
+    out: Path
+    """The stage's folder. It may hold an earlier attempt's work."""
+    inputs: Mapping[str, Path]
+    """Finished folders of the stages this one depends on, by stage name."""
+    world: WorldConfig
+    """The simulated world."""
+    seed: int
+    """Root of all randomness."""
+    tracker: Tracker
+    """Where parameters and metrics go."""
+    resources: ResourceConfig
+    """What the machine may give."""
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return self.out.name.partition("-")[0]
+
+    def progress(self, text: str) -> None:
+        """Tell the person watching how far the stage is."""
+        print(f"[{self.stage}] {text}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. UserError naming the file if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def list_files(folder: Path) -> list[dict[str, Any]]:
+    """Every output file of a stage folder as {"path", "bytes", "sha256"}, sorted by path; bookkeeping left out."""
+    entries = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name in BOOKKEEPING or path.name.startswith(".tmp-"):
+            continue
+        with path.open("rb") as file:
+            entries.append({
+                "path": name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()
+            })
+    return entries
+
+
+def content_hash(files: list[dict[str, Any]]) -> str:
+    """sha256 (64 hex) of a folder's file list: equal when every file is."""
+    lines = "".join(f"{f['path']} {f['sha256']}\n" for f in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage folder, None if the stage is not finished. UserError if it is damaged."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    stage = folder.name.partition("-")[0]
+    cure = f"delete the folder {folder}, or run again with --from {stage}"
+    try:
+        manifest = read_json(path)
+    except UserError as error:
+        raise UserError(f"stage {stage}: {error}; {cure}") from error
+    needed = {"format", "stage", "fingerprint", "content", "inputs", "files", "summary", "code", "wall_s"}
+    if not isinstance(manifest, dict) or not needed <= manifest.keys() or manifest["format"] != MANIFEST_FORMAT:
+        raise UserError(f"stage {stage}: {path} is not a manifest of this version of blm; {cure}")
+    return manifest
+
+
+def check_manifest(
+    folder: Path, manifest: Mapping[str, Any], *, fingerprint: str, inputs: Mapping[str, Mapping[str, str]]
+) -> None:
+    """UserError unless a finished folder is what its manifest says, and was made from the inputs given.
+
+    inputs: {stage: {"fingerprint", "content"}} of the inputs as they are now.
+    """
+    stage = manifest["stage"]
+    cure = f"delete the folder {folder}, or run again with --from {stage}"
+    if manifest["fingerprint"] != fingerprint:
+        raise UserError(f"stage {stage}: {folder} was made for another configuration than its name says; {cure}")
+    for name, now in inputs.items():
+        made_from = manifest["inputs"].get(name, {})
+        if made_from.get("content") != now["content"]:
+            raise UserError(
+                f"stage {stage}: {folder} was made from other data: {name} has been made anew since; "
+                f"run again with --from {stage}"
+            )
+    for entry in manifest["files"]:
+        path = folder / entry["path"]
+        if not path.is_file():
+            raise UserError(f"stage {stage}: {path} is missing from a finished stage; {cure}")
+        if path.stat().st_size != entry["bytes"]:
+            size = path.stat().st_size
+            raise UserError(f"stage {stage}: {path} has {size} bytes, it was written with {entry['bytes']}; {cure}")
+
+
+def accept_code(folder: Path, code: str) -> None:
+    """Record that a person keeps what is in a stage folder although the code has changed since."""
+    for name in (MANIFEST, BEGUN):
+        path = folder / name
+        if path.exists():
+            record = read_json(path)
+            accepted = record.setdefault("accepted_code", [])
+            if code not in accepted:
+                accepted.append(code)
+                write_json(path, record)
+
+
+def made_by_other_code(folder: Path, code: str) -> bool:
+    """Whether the finished or half-finished work in a stage folder was made by code with another hash."""
+    for name in (MANIFEST, BEGUN):
+        if (folder / name).exists():
+            record = read_json(folder / name)
+            return code != record.get("code") and code not in record.get("accepted_code", [])
+    return False
+
+
+# -------------------------------------------------------------------------------------------------------------- lock
+
+
+@contextmanager
+def locked(run_root: Path) -> Iterator[None]:
+    """Hold the run folder for this process. UserError if another one holds it. Freed when the process ends, however."""
+    run_root.mkdir(parents=True, exist_ok=True)
+    with (run_root / LOCK).open("a+") as file:
+        if not _try_lock(file):
+            time.sleep(0.2)  # `blm status` may be looking
+            if not _try_lock(file):
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(
+                    f"run folder {run_root} is in use by {holder}; wait until it ends, or choose another run with --name"
+                )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def is_locked(run_root: Path) -> bool:
+    """Whether a process holds the run folder now."""
+    path = run_root / LOCK
+    if not path.exists():
+        return False
+    with path.open("r+") as file:
+        return not _try_lock(file)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
