@@ -1,8 +1,10 @@
-"""Composes random scenes of a cell for questions about pictures: the arm anywhere, the object held, pushed or moved.
+"""Composes random scenes of a cell for questions about pictures: the arm anywhere, the object held, pushed or
+moved.
 
-A policy meets far more than scenes as they are reset: the arm in every posture of a demonstration, the object half way. A
-share of the scenes therefore is a random moment of a kept demonstration, most others get a random posture and often another
-place for the object and the goal. Everything follows from the random generator given.
+A policy meets far more than scenes as they are reset: the arm in every posture of a demonstration, the object
+half way. A share of the scenes therefore is a random moment of a kept demonstration, most others get a random
+posture and often another place for the object and the goal. Everything follows from the random generator
+given.
 """
 
 from collections.abc import Sequence
@@ -52,9 +54,11 @@ class Composed:
 def compose(
     env: CellEnv, *, seed: int, rng: np.random.Generator, episodes: Sequence[Episode], config: ComposeConfig
 ) -> Composed:
-    """Put `env` into a random scene. Reads as `env.object_positions()` and draws as `env.render()` afterwards."""
+    """Put `env` into a random scene. Reads as `env.object_positions()` and draws as `env.render()`
+    afterwards.
+    """
     if episodes and rng.random() < config.episode_share:
-        episode = episodes[rng.integers(len(episodes))]
+        episode = episodes[int(rng.integers(len(episodes)))]
         last = len(episode.states) - 1
         step = last if rng.random() < FINAL_SHARE else int(rng.integers(last + 1))
         env.set_state(episode.states[step])
@@ -76,7 +80,9 @@ def _random_posture(env: CellEnv, rng: np.random.Generator) -> None:
     gripper = float(rng.choice([0.0, 1.0, rng.random()]))
     for _ in range(POSTURE_TRIES):
         posture = np.clip(
-            rest + rng.normal(0.0, POSTURE_SPREAD_RAD, rest.shape), embodiment.joint_lower_rad, embodiment.joint_upper_rad
+            rest + rng.normal(0.0, POSTURE_SPREAD_RAD, rest.shape),
+            embodiment.joint_lower_rad,
+            embodiment.joint_upper_rad,
         )
         env.set_joints(posture, gripper)
         tool = env.object_positions()[:3]
@@ -86,7 +92,9 @@ def _random_posture(env: CellEnv, rng: np.random.Generator) -> None:
 
 
 def _scatter(env: CellEnv, rng: np.random.Generator) -> None:
-    """Other places for the object and, where it lies on the table, the goal; sometimes the object between the fingers."""
+    """Other places for the object and, where it lies on the table, the goal; sometimes the object between the
+    fingers.
+    """
     tool, thing, goal = env.object_positions().reshape(3, 3)
     low, high = np.transpose(OBJECT_BOX_M)
     if env.cell.task == "PickCube" and rng.random() < HELD_SHARE:

@@ -1,7 +1,8 @@
 """Pictures of composed and replayed scenes: one simulator a cell, kept for as long as its process lives.
 
-Making a simulator takes a third of a second and drawing a picture two milliseconds, so workers that render keep one of
-these and send every scene through it. Plain object, no Ray: the callable classes of the stages hold it.
+Making a simulator takes a third of a second and drawing a picture two milliseconds, so workers that render
+keep one of these and send every scene through it. Plain object, no Ray: the callable classes of the stages
+hold it.
 """
 
 from io import BytesIO
@@ -31,9 +32,7 @@ class Renderer:
         """The simulator of a cell, in whatever state it was left."""
         if cell not in self._envs:
             world = self.world
-            self._envs[cell] = CellEnv(
-                cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry
-            )
+            self._envs[cell] = CellEnv(cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry)
         return self._envs[cell]
 
     def close(self) -> None:
@@ -70,7 +69,9 @@ def _place(actor: Actor, position_m: npt.ArrayLike) -> None:
 
 
 def paint_object(env: CellEnv, rgb: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Give the task's object another colour, until it is painted again; returns the colour it had. Linear RGB in [0, 1]."""
+    """Give the task's object another colour, until it is painted again; returns the colour it had. Linear RGB
+    in [0, 1].
+    """
     before = (0.0, 0.0, 0.0)
     for entity in env._scene.task_object._objs:
         body = entity.find_component_by_type(sapien.render.RenderBodyComponent)

@@ -119,20 +119,28 @@ def save_backbone(
     os.replace(temporary, folder)
 
 
-def load_backbone(
-    source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """Load a local folder or a published model by its hub name. UserError when it is missing or of another family."""
+def load_config(source: str | Path) -> Qwen2_5_VLConfig:
+    """The configuration of a local folder or a published model. UserError when it is missing or of another family."""
     path = Path(source)
-    if (path.is_absolute() or str(source).startswith(".")) and not (path / "config.json").is_file():
+    if (path.is_absolute() or str(source).startswith((".", "runs/"))) and not (path / "config.json").is_file():
         raise UserError(f"no model in {source} (config.json is missing); run the stage that makes it, or correct the path")
     try:
         config = AutoConfig.from_pretrained(source)
-        if config.model_type != SUPPORTED_MODEL_TYPE:
-            raise UserError(f"{source} is a {config.model_type} model; this version trains {SUPPORTED_MODEL_TYPE}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
+    if config.model_type != SUPPORTED_MODEL_TYPE:
+        raise UserError(f"{source} is a {config.model_type} model; this version works with {SUPPORTED_MODEL_TYPE}")
+    return config
+
+
+def load_backbone(
+    source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """Load a local folder or a published model by its hub name, in eval mode. UserError as for `load_config`."""
+    load_config(source)
+    try:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
         processor = AutoProcessor.from_pretrained(source)
-    except OSError as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"cannot load the model {source}: {first_line}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
     return model.to(device).eval(), processor

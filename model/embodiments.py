@@ -1,11 +1,12 @@
 """The robots, as data: what a policy must know of a body to read its state and to command it.
 
-Nothing here touches a simulator or a network; both sides take their dimensions, names and limits from this table, so a
-new robot starts with one entry. Limits are those the makers publish in their robot descriptions (Franka Emika Panda,
-UFACTORY xArm 6 and xArm 7, Trossen Robotics WidowX AI).
+Nothing here touches a simulator or a network; both sides take their dimensions, names and limits from this
+table, so a new robot starts with one entry. Limits are those the makers publish in their robot descriptions
+(Franka Emika Panda, UFACTORY xArm 6 and xArm 7, Trossen Robotics WidowX AI).
 
-Proprioception is float32 [S]: the arm's joint positions in rad, then one gripper opening in [0 closed, 1 open].
-An action is float32 [A]: the arm's absolute joint targets in rad, then one gripper command in [0 closed, 1 open].
+Proprioception is float32 [S]: the arm's joint positions in rad, then one gripper opening in [0 closed, 1
+open]. An action is float32 [A]: the arm's absolute joint targets in rad, then one gripper command in [0
+closed, 1 open].
 """
 
 import difflib
@@ -70,7 +71,7 @@ class Embodiment:
 
 
 def _xarm_limits(lower: dict[int, float], upper: dict[int, float], dof: int) -> dict[str, tuple[float, ...]]:
-    """Both xArms turn every joint by a full revolution either way except the few named (1-based joint numbers)."""
+    """Both xArms turn every joint by a full revolution either way except the few named (numbered from 1)."""
     full_turn = 2 * math.pi
     return {
         "joint_lower_rad": tuple(lower.get(i, -full_turn) for i in range(1, dof + 1)),
@@ -91,9 +92,7 @@ _PANDA = Embodiment(
 _XARM6 = Embodiment(
     name="xarm6",
     joint_names=tuple(f"joint{i}" for i in range(1, 7)),
-    **_xarm_limits(
-        lower={2: -2.059, 3: -3.8, 5: -1.69297}, upper={2: 2.0944, 3: 0.19198, 5: math.pi}, dof=6
-    ),
+    **_xarm_limits(lower={2: -2.059, 3: -3.8, 5: -1.69297}, upper={2: 2.0944, 3: 0.19198, 5: math.pi}, dof=6),
     joint_velocity_rad_s=(3.14,) * 6,
     rest_rad=(0.0, 0.22, -1.23, 0.0, 1.01, 0.0),
     gripper_stroke_m=0.085,
@@ -102,9 +101,7 @@ _XARM6 = Embodiment(
 _XARM7 = Embodiment(
     name="xarm7",
     joint_names=tuple(f"joint{i}" for i in range(1, 8)),
-    **_xarm_limits(
-        lower={2: -2.059, 4: -0.19198, 6: -1.69297}, upper={2: 2.0944, 4: 3.927, 6: math.pi}, dof=7
-    ),
+    **_xarm_limits(lower={2: -2.059, 4: -0.19198, 6: -1.69297}, upper={2: 2.0944, 4: 3.927, 6: math.pi}, dof=7),
     joint_velocity_rad_s=(3.14,) * 7,
     rest_rad=(0.0, 0.22, 0.0, 1.23, 0.0, 1.01, 0.0),
     gripper_stroke_m=0.085,

@@ -7,13 +7,13 @@ mend is one line beginning with `error:` and exit code 2; Ctrl-C and SIGTERM end
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from blm.model.errors import UserError
+from blm.pipelines import interrupt
 from blm.pipelines.schema import nearest
 from blm.pipelines.stages import STAGES
 
@@ -69,21 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(body: Callable[[], int]) -> int:
     """Call `body`; turn every way in which it can end into an exit code and, if it failed, into words on standard error."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.install()
     try:
         return body()
     except KeyboardInterrupt:
         _say("\ninterrupted; what is finished is kept, and the same command goes on from there")
-        return INTERRUPTED
+        return interrupt.leave(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, `blm status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
         return _explain(error)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _dispatch(words: list[str]) -> int:
@@ -144,7 +140,7 @@ def _explain(error: Exception) -> int:
     import traceback
 
     traceback.print_exception(error)
-    _say("error: this is a fault of blm or of the machine, not of your input; worker logs: <Ray session>/logs")
+    _say("error: this is a fault of blm or of the machine, not of your input")
     return FAILED
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from blm.pipelines.cli_options import options_of
+from blm.pipelines.preset_files import preset_path
 from blm.pipelines.stages import STAGES
 
 
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(name: str, arguments: argparse.Namespace) -> int:
     """Load the configuration and run."""
+    preset_path(arguments.preset)  # a misspelt name is answered before anything heavy is imported
     from blm.pipelines.config import load_config
     from blm.pipelines.run import RunOptions, run, summarise
 

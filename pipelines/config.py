@@ -18,8 +18,8 @@ from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.intents import IntentsConfig
 from blm.pipelines.render import RenderConfig
 from blm.pipelines.report import ReportConfig
-from blm.pipelines.preset_files import presets
-from blm.pipelines.schema import build, check, nearest, parse_yaml
+from blm.pipelines.preset_files import preset_path
+from blm.pipelines.schema import build, check, parse_yaml
 from blm.pipelines.stage1 import Stage1Config
 from blm.pipelines.stage2 import Stage2Config
 from blm.pipelines.workspace import ResourceConfig
@@ -110,16 +110,3 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def preset_path(preset: str) -> Path:
-    """The file of a preset given by name or path. UserError suggesting the nearest name if there is none."""
-    if preset.endswith((".yaml", ".yml")) or "/" in preset:
-        path = Path(preset)
-        if not path.is_file():
-            raise UserError(f"preset file {path} does not exist; shipped presets: {', '.join(presets())}")
-        return path
-    known = presets()
-    if preset not in known:
-        raise UserError(f"unknown preset {preset!r}; {nearest(preset, known)} (presets: {', '.join(known)})")
-    return known[preset]

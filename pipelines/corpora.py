@@ -1,10 +1,11 @@
 """Stage `corpora`: conversations for Stage I, in one Parquet chat schema.
 
-Thousands of random scenes are composed and rendered by Ray Data workers, and questions that only the picture answers are
-asked about them, with answers from simulator truth; a small set of plain language goes with them. Scenes for testing have
-seeds of their own, and pictures that came up twice are dropped. First all scenes are rendered to parts (a killed stage goes
-on with those that are left), then one look at all answers decides which questions are asked, so that none can be answered by
-habit. The result does not depend on the number of workers.
+Thousands of random scenes are composed and rendered by Ray Data workers, and questions that only the picture
+answers are asked about them, with answers from simulator truth; a small set of plain language goes with them.
+Scenes for testing have seeds of their own, and pictures that came up twice are dropped. First all scenes are
+rendered to parts (a killed stage goes on with those that are left), then one look at all answers decides
+which questions are asked, so that none can be answered by habit. The result does not depend on the number of
+workers.
 
     blm corpora --preset tiny
 """
@@ -15,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from blm.actors.sim.world import parse_cell, seed_range
+from blm.actors.sim.world import seed_range
 from blm.model.errors import UserError
 from blm.pipelines.datasets.balance import choose_test_questions, choose_training_questions
 from blm.pipelines.datasets.chat import chat_files, read_chat, write_chat
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.language import language_rows
-from blm.pipelines.datasets.parquet import open_parquet, read_table, remove_leftovers
+from blm.pipelines.datasets.parquet import open_parquet, remove_leftovers
 from blm.pipelines.datasets.questions import LOCATIONS, answers
 from blm.pipelines.datasets.scenes import ConversationWriter, SceneWorker, facts_of
 from blm.pipelines.workspace import StageContext
@@ -40,7 +41,9 @@ class CorporaConfig:
     test_scenes: int = 200
     """Test scenes over all cells."""
     turns: int = 6
-    """Questions in a training conversation: three ask where things are, the others are drawn so that answers balance."""
+    """Questions in a training conversation: three ask where things are, the others are drawn so that answers
+    balance.
+    """
     test_questions: int = 3
     """Separate test questions about a test scene."""
     episode_share: float = 0.5
@@ -59,7 +62,9 @@ class CorporaConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"corpora.{name} is {getattr(self, name)}; give 1 or more")
         if self.turns < len(LOCATIONS):
-            raise UserError(f"corpora.turns is {self.turns}; give {len(LOCATIONS)} or more, one for each place asked for")
+            raise UserError(
+                f"corpora.turns is {self.turns}; give {len(LOCATIONS)} or more, one for each place asked for"
+            )
         for name in ("episode_share", "move_share", "recolor_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"corpora.{name} is {getattr(self, name)}; give a share from 0 to 1")
@@ -68,9 +73,11 @@ class CorporaConfig:
 
 
 def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
-    """Write `train/*.parquet` and `test/*.parquet`. Returns counts and, per category, the share of its commonest answer.
+    """Write `train/*.parquet` and `test/*.parquet`. Returns counts and, per category, the share of its
+    commonest answer.
 
-    Uses the demonstrations of `context.inputs["collect"]` where given. UserError if one of their files is damaged.
+    Uses the demonstrations of `context.inputs["collect"]` where given. UserError if one of their files is
+    damaged.
     """
     started_s = time.perf_counter()
     parts = context.out / "parts"
@@ -85,19 +92,22 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
     list(map_items(plans, ConversationWriter, arguments=arguments, workers=context.resources.actors))
     for split, rows in zip(SPLITS, language_rows(context.seed), strict=True):
         write_chat(context.out / split / "language-0000.parquet", rows)
-    summary = {split: describe(context.out / split) for split in SPLITS} | {"dropped_scenes": dropped}
+    summary: dict[str, Any] = {split: describe(context.out / split) for split in SPLITS}
     for split in SPLITS:
         context.progress(f"{split}: {summary[split]['rows']} conversations, {summary[split]['questions']} questions")
+    summary["dropped_scenes"] = dropped
     shutil.rmtree(parts)
     context.tracker.log_metrics({"corpora_s": time.perf_counter() - started_s, **summary})
     return summary
 
 
-# ---------------------------------------------------------------------------------------------------------------- scenes
+# ---------------------------------------------------------------------------------------------------- scenes
 
 
 def _scene_items(config: CorporaConfig, context: StageContext, parts: Path) -> list[dict[str, Any]]:
-    """Pieces of work: up to `scenes_per_file` scenes of one cell and split, and one file of demonstrations to draw from."""
+    """Pieces of work: up to `scenes_per_file` scenes of one cell and split, and one file of demonstrations to
+    draw from.
+    """
     cells = context.world.parsed_cells()
     items = []
     for split, total in zip(SPLITS, (config.scenes, config.test_scenes), strict=True):
@@ -123,7 +133,9 @@ def _scene_items(config: CorporaConfig, context: StageContext, parts: Path) -> l
 
 
 def _episode_files(context: StageContext, slug: str) -> list[Path]:
-    """The kept demonstrations of a cell, none if the stage runs without them. UserError if a file is damaged."""
+    """The kept demonstrations of a cell, none if the stage runs without them. UserError if a file is
+    damaged.
+    """
     if "collect" not in context.inputs:
         return []
     folder = context.inputs["collect"] / "episodes" / slug
@@ -148,13 +160,15 @@ def _render_scenes(config: CorporaConfig, context: StageContext, items: list[dic
             context.progress(f"{done}/{len(waiting)} parts, {n_scenes} scenes, {rate:.0f} scenes/s")
 
 
-# --------------------------------------------------------------------------------------------------------- conversations
+# --------------------------------------------------------------------------------------------- conversations
 
 
 def _plan_conversations(
     config: CorporaConfig, context: StageContext, parts: dict[str, list[Path]]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Which questions are asked about which scene, as pieces of work for `ConversationWriter`; and how many scenes dropped."""
+    """Which questions are asked about which scene, as pieces of work for `ConversationWriter`; and how many
+    scenes dropped.
+    """
     seen: set[str] = set()
     plans = []
     dropped = 0
@@ -187,7 +201,9 @@ def _plan_conversations(
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What a folder of conversations holds: rows by source, questions by category, and each category's commonest answer."""
+    """What a folder of conversations holds: rows by source, questions by category, and each category's
+    commonest answer.
+    """
     rows: dict[str, int] = {}
     counts: dict[str, dict[str, int]] = {}
     for path in chat_files(folder):

@@ -4,9 +4,14 @@ Memory is the proportional set size, in which a page shared by n processes count
 the machine really gives, where the sum of resident sizes would count PyTorch's libraries once a worker.
 """
 
+import os
+import platform
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,6 +29,24 @@ def tree_memory_gb() -> float:
         except psutil.Error:  # ended meanwhile, or not ours to look into
             continue
     return total / 1e9
+
+
+def machine() -> dict[str, Any]:
+    """This machine for the record: processor, cores, memory, and the first GPU if PyTorch is loaded and sees one."""
+    names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpu": gpu,
+    }
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
 
 
 class Meter:

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from blm.model.errors import UserError
+from blm.pipelines.schema import nearest
+
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -16,3 +19,17 @@ def summary(path: Path) -> str:
     """The first comment line of a preset: what it is for."""
     first = path.read_text().partition("\n")[0]
     return first.lstrip("# ").strip()
+
+
+def preset_path(preset: str) -> Path:
+    """The file of a preset given by name or path. UserError suggesting the nearest name if there is none."""
+    if preset.endswith((".yaml", ".yml")) or "/" in preset:
+        path = Path(preset)
+        if not path.is_file():
+            raise UserError(f"preset file {path} does not exist; shipped presets: {', '.join(presets())}")
+        return path
+    known = presets()
+    if preset not in known:
+        names = ", ".join(known)
+        raise UserError(f"unknown preset {preset!r}; {nearest(preset, known)} (presets: {names})")
+    return known[preset]

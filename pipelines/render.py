@@ -1,9 +1,10 @@
 """Stage `render`: kept simulator states become pictures, in a LeRobotDataset v3.0 a robot.
 
-Demonstrations are kept as states, because physics is far cheaper than pictures; here they are replayed, at the cameras, size
-and geometry of the world configuration, and only at every `stride`-th control step. Ray Data hands one episode file at a time
-to a few workers, each of which keeps its simulators; every file's frames go to a part of their own, so a killed stage goes on
-with the files that are left. The parts are then assembled by (cell, seed): the result does not depend on the workers.
+Demonstrations are kept as states, because physics is far cheaper than pictures; here they are replayed, at
+the cameras, size and geometry of the world configuration, and only at every `stride`-th control step. Ray
+Data hands one episode file at a time to a few workers, each of which keeps its simulators; every file's
+frames go to a part of their own, so a killed stage goes on with the files that are left. The parts are then
+assembled by (cell, seed): the result does not depend on the workers.
 
     blm render --preset tiny
 """
@@ -45,7 +46,9 @@ class RenderConfig:
     stride: int = 2
     """Control steps from one frame to the next; the dataset's fps is the control rate divided by it."""
     image_format: Literal["png", "jpeg"] = "png"
-    """`png` is exact and, for the flat colours of `lite` geometry, also the smaller; `jpeg` (quality 95) suits meshes."""
+    """`png` is exact and, for the flat colours of `lite` geometry, also the smaller; `jpeg` (quality 95)
+    suits meshes.
+    """
     chunk: int = 16
     """Length H of the action chunk stored with every frame, in control steps."""
 
@@ -66,7 +69,8 @@ class RenderConfig:
 def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
     """Render every episode that `collect` kept. Returns counts per robot.
 
-    UserError if there is no episode, a file is damaged, or an episode belongs to another simulator description.
+    UserError if there is no episode, a file is damaged, or an episode belongs to another simulator
+    description.
     """
     files = _episode_files(context.inputs["collect"])
     parts = context.out / "parts"
@@ -124,16 +128,16 @@ class RenderWorker:
 def render_episode(env: "CellEnv", episode: "Episode", config: RenderConfig) -> EpisodeFrames:
     """Replay an episode and take the frames at control steps 0, stride, 2 stride, ... up to the final state.
 
-    With T control steps: `action` is the target in force when the next frame is taken, `action_chunk` the H targets from
-    this step on, the last one repeated past the end and marked as padding.
+    With T control steps: `action` is the target in force when the next frame is taken, `action_chunk` the H
+    targets from this step on, the last one repeated past the end and marked as padding.
     """
     from blm.actors.renderer import encode_picture
 
     n_steps = len(episode.actions)
     if episode.states.shape[1] != env.state().size:
         raise UserError(
-            f"episode {episode.robot}/{episode.task} seed {episode.seed} has simulator states of {episode.states.shape[1]}"
-            f" numbers, this version has {env.state().size}; run the collect stage again"
+            f"episode {episode.cell} seed {episode.seed} has simulator states of {episode.states.shape[1]} numbers,"
+            f" this version has {env.state().size}; run the collect stage again"
         )
     steps = np.arange(0, n_steps + 1, config.stride)
     pictures: dict[str, list[bytes]] = {}
@@ -175,7 +179,7 @@ def dataset_features(embodiment: Embodiment, world: WorldConfig, config: RenderC
     }
 
 
-# ---------------------------------------------------------------------------------------------------- parts and assembly
+# ---------------------------------------------------------------------------------------- parts and assembly
 
 
 def _to_row(frames: EpisodeFrames, robot: str) -> dict[str, Any]:
@@ -216,7 +220,11 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
         features = dataset_features(get_embodiment(robot), context.world, config)
         root = context.out / "lerobot" / robot
         info = write_lerobot(
-            root, robot_type=robot, fps=config.fps, features=features, episodes=_episodes_in_order(places, features)
+            root,
+            robot_type=robot,
+            fps=config.fps,
+            features=features,
+            episodes=_episodes_in_order(places, features),
         )
         size_mb = sum(path.stat().st_size for path in root.rglob("*.parquet")) / 2**20
         summary["datasets"][robot] = {
@@ -228,8 +236,12 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
     return summary
 
 
-def _episodes_in_order(places: list[tuple[str, int, Path, int]], features: dict[str, Feature]) -> Iterator[EpisodeFrames]:
-    """Episodes one by one. Parts hold neighbouring seeds, so keeping the last one open reads each about once."""
+def _episodes_in_order(
+    places: list[tuple[str, int, Path, int]], features: dict[str, Feature]
+) -> Iterator[EpisodeFrames]:
+    """Episodes one by one. Parts hold neighbouring seeds, so keeping the last one open reads each about
+    once.
+    """
     opened: tuple[Path, pa.Table] | None = None
     previous: tuple[str, int] | None = None
     for cell, seed, part, row in places:

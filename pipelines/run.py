@@ -15,8 +15,9 @@ from typing import Any
 
 from blm.cluster import ray_runtime
 from blm.model.errors import UserError
+from blm.pipelines import interrupt
 from blm.pipelines.fingerprint import plain, versions
-from blm.pipelines.memory import Meter
+from blm.pipelines.memory import Meter, machine
 from blm.pipelines.plan import Done, Step, check_code, discard, finished, input_identities, make_plan
 from blm.pipelines.show import print_header, print_result, print_skip, rule, stage_table, success_table
 from blm.pipelines.stages import STAGES, Stage, find_stage
@@ -77,6 +78,10 @@ def run(config: Any, options: RunOptions, stages: Sequence[Stage] = STAGES) -> d
                 else:
                     manifest = _run_step(step, plan, config, options, number, len(steps))
                 done[step.stage.name] = Done(folder=step.folder, manifest=manifest)
+        except Exception as error:
+            if (logs := ray_runtime.log_folder()) is not None:
+                error.add_note(f"the worker processes' logs are in {logs}")
+            raise
         finally:
             if not had_ray:
                 ray_runtime.disconnect()
@@ -124,6 +129,7 @@ def _run_step(
         "attempts": record["attempts"],
         "wall_s": round(record["wall_s"] + meter.wall_s, 2),
         "peak_memory_gb": round(meter.peak_gb, 2),
+        "machine": machine(),
         "versions": versions(),
         "code": step.code,
         "other_code": [code for code in (record["code"],) if code != step.code],
@@ -162,6 +168,7 @@ def _call(step: Step, plan: Mapping[str, Step], config: Any, options: RunOptions
             object_store_gb=resources.object_store_gb,
             address=options.address,
         )
+        interrupt.install()
     function, _ = step.stage.load()
     tags = {"blm.stage": step.stage.name, "blm.fingerprint": step.fingerprint, "blm.folder": str(step.folder)}
     tracker = open_tracker(run_root=step.folder.parent, stage=step.stage.name, out=step.folder, tags=tags)
@@ -176,7 +183,7 @@ def _call(step: Step, plan: Mapping[str, Step], config: Any, options: RunOptions
             tracker=tracker,
             resources=resources,
         )
-        summary = function(step.config, context)
+        summary = interrupt.interruptible(lambda: function(step.config, context))
         tracker.log_metrics({"summary": summary})
         status = "FINISHED"
     except KeyboardInterrupt:

@@ -65,7 +65,12 @@ def make_dataset(root: Path, image_format: str = "PNG") -> list[EpisodeFrames]:
 def test_reader_returns_what_was_written(tmp_path):
     written = make_dataset(tmp_path / "panda")
     dataset = LeRobotDataset(tmp_path / "panda")
-    assert (dataset.fps, dataset.robot_type, dataset.cameras, dataset.n_frames) == (10, "panda", ("front",), 16)
+    assert (dataset.fps, dataset.robot_type, dataset.cameras, dataset.n_frames) == (
+        10,
+        "panda",
+        ("front",),
+        16,
+    )
     for meta, episode in zip(dataset.episodes, written, strict=True):
         frames = dataset.read(meta)
         for name in episode.values:
@@ -83,7 +88,12 @@ def test_reader_returns_what_was_written(tmp_path):
 def test_files_follow_the_format(tmp_path):
     make_dataset(tmp_path)
     info = json.loads((tmp_path / "meta/info.json").read_text())
-    assert (info["codebase_version"], info["total_episodes"], info["total_frames"], info["total_tasks"]) == ("v3.0", 3, 16, 2)
+    assert (info["codebase_version"], info["total_episodes"], info["total_frames"], info["total_tasks"]) == (
+        "v3.0",
+        3,
+        16,
+        2,
+    )
     assert list(info["features"])[-5:] == ["timestamp", "frame_index", "episode_index", "index", "task_index"]
     data = pq.ParquetFile(tmp_path / "data/chunk-000/file-000.parquet")
     assert [data.metadata.row_group(i).num_rows for i in range(data.num_row_groups)] == list(LENGTHS)
@@ -108,7 +118,9 @@ def test_statistics_are_exact(tmp_path):
         [np.stack([np.asarray(Image.open(BytesIO(p))) for p in e.pictures[CAMERA]]) for e in written]
     ).reshape(-1, 3) / 255.0  # fmt: skip
     np.testing.assert_allclose(stats[CAMERA]["std"].ravel(), pixels.std(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(stats[CAMERA]["q90"].ravel(), np.quantile(pixels, 0.9, axis=0, method="lower"), rtol=1e-9)
+    np.testing.assert_allclose(
+        stats[CAMERA]["q90"].ravel(), np.quantile(pixels, 0.9, axis=0, method="lower"), rtol=1e-9
+    )
     assert stats[CAMERA]["count"].tolist() == [16]
     assert stats[CAMERA]["mean"].shape == (3, 1, 1)
 
@@ -192,7 +204,9 @@ def lerobot_python() -> Path:
     python = ROOT / ".venv-lerobot/bin/python"
     if not (ROOT / ".venv-lerobot/.blm-ready").exists():
         if os.environ.get("BLM_LEROBOT") != "1":
-            pytest.skip("no .venv-lerobot: `make lerobot-check` makes it (needs the package registry, 250 MB) and runs this")
+            pytest.skip(
+                "no .venv-lerobot: `make lerobot-check` makes it (needs the package registry, 250 MB) and runs this"
+            )
         subprocess.run(["bash", str(ROOT / "cluster/setup/lerobot_env.sh")], check=True)
     return python
 
@@ -203,7 +217,11 @@ def test_lerobot_package_opens_our_dataset(tmp_path, image_format):
     python = lerobot_python()
     written = make_dataset(tmp_path / "panda", image_format)
     home = tmp_path / "home"
-    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": str(home / "lerobot")}
+    environment = os.environ | {
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "HF_LEROBOT_HOME": str(home / "lerobot"),
+    }
     done = subprocess.run(
         [str(python), str(ROOT / "tests/lerobot_check.py"), str(tmp_path / "panda")],
         capture_output=True, text=True, env=environment, timeout=300,

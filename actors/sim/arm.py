@@ -1,7 +1,8 @@
-"""Geometry of one arm: where its tool is, how to get it elsewhere, what it would hit. A thin face of roboplan.
+"""Geometry of one arm: where its tool is, how to get it elsewhere, what it would hit. A face of roboplan.
 
-Everything is in world coordinates (metres, rad) and arm joints [n]; the planner's own scene has the robot's base at its
-origin, so positions are shifted on the way in and out. Results depend on the arguments alone: no clocks, fixed seeds.
+Everything is in world coordinates (metres, rad) and arm joints [n]; the planner's own scene has the robot's
+base at its origin, so positions are shifted on the way in and out. Results depend on the arguments alone: no
+clocks, fixed seeds.
 """
 
 import tempfile
@@ -64,7 +65,8 @@ class ArmPlanner:
     def _load(self, geometry: Geometry) -> core.Scene:
         urdf = self._robot.urdf[geometry]
         scene = core.Scene(
-            self._robot.embodiment.name, core.loadUrdfSceneDescription(str(urdf), [str(self._robot.packages[geometry])])
+            self._robot.embodiment.name,
+            core.loadUrdfSceneDescription(str(urdf), [str(self._robot.packages[geometry])]),
         )
         scene.importSrdf(urdf.with_suffix(".srdf").read_text())
         scene.addGroupFromChain(GROUP, self._robot.base_link, self._robot.tcp_link)
@@ -78,7 +80,8 @@ class ArmPlanner:
             scene.importJointLimitsFromConfig(core.loadJointLimitsConfig(str(path)))
         return scene
 
-    # ---- the scene --------------------------------------------------------------------------------------------
+    # ---- the scene
+    # --------------------------------------------------------------------------------------------
 
     def set_fingers(self, gripper: float) -> None:
         """Opens the modelled gripper that far (0 closed, 1 open) for later collision checks."""
@@ -98,7 +101,8 @@ class ArmPlanner:
         shifted[:3, 3] -= self._base_m
         return shifted
 
-    # ---- single configurations --------------------------------------------------------------------------------
+    # ---- single configurations
+    # --------------------------------------------------------------------------------
 
     def tool_pose(self, arm_rad: Array) -> Array:
         """Pose [4,4] of the tool centre in the world."""
@@ -132,10 +136,11 @@ class ArmPlanner:
             return FailureReason.SELF_COLLISION
         return FailureReason.ENVIRONMENT_COLLISION
 
-    # ---- paths ------------------------------------------------------------------------------------------------
+    # ---- paths
+    # ------------------------------------------------------------------------------------------------
 
     def follow(self, start_rad: Array, poses: list[Array]) -> list[Array]:
-        """Joint points through a dense list of tool poses, the start first. PlanningError where that breaks."""
+        """Joint points through a dense list of tool poses, the start first. PlanningError if that breaks."""
         points = [np.asarray(start_rad, dtype=np.float64)]
         for pose in poses:
             arm_rad = self.solve_ik(pose, points[-1])
@@ -148,7 +153,7 @@ class ArmPlanner:
         return points
 
     def search(self, start_rad: Array, goal_rad: Array, seed: int) -> list[Array]:
-        """Joint points of a collision-free path found by RRT-Connect and shortened. PlanningError if there is none."""
+        """Joint points of a free path found by RRT-Connect and shortened. PlanningError if there is none."""
         for end, arm_rad in (("start", start_rad), ("goal", goal_rad)):
             hit = self.collision(arm_rad)
             if hit is not None:
@@ -169,15 +174,17 @@ class ArmPlanner:
     def time(self, points: list[Array], speed: float) -> Array:
         """Joint targets [T,n] at the control rate that run along the points within the limits times `speed`.
 
-        Corners between points are rounded by at most `BLEND_RAD`. The start itself is left out and the last target is
-        the last point.
+        Corners between points are rounded by at most `BLEND_RAD`. The start itself is left out and the last
+        target is the last point.
         """
         path = core.JointPath()
         path.joint_names = self._joints
         path.positions = points
-        # Of roboplan's curves this one alone keeps its pace on dense points; its cubics slow down with their number.
+        # Of roboplan's curves this one alone keeps its pace on dense points; its cubics slow down with their
+        # number.
         timed = None
-        # On rare paths its solver trips over rounding; a slightly different pace is as good and gets past that.
+        # On rare paths its solver trips over rounding; a slightly different pace is as good and gets past
+        # that.
         for pace in (speed, 0.97 * speed, 0.9 * speed):
             options = toppra.TOPPRAOptions(
                 dt=1.0 / control_hz,

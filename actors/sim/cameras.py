@@ -1,8 +1,8 @@
 """The cameras: where they stand, and the pinhole arithmetic that goes with them.
 
-World frame: metres, z up, the table's top at z = 0, the robot's base at negative x looking along +x. Both cameras were
-placed so that everything a task can show (targets on the table up to x = 0.4 and |y| = 0.2, balls up to z = 0.35) lies
-inside the picture and fills it.
+World frame: metres, z up, the table's top at z = 0, the robot's base at negative x looking along +x. Both
+cameras were placed so that everything a task can show (targets on the table up to x = 0.4 and |y| = 0.2,
+balls up to z = 0.35) lies inside the picture and fills it.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def camera_axes(camera: CameraSpec) -> FloatArray:
 
 
 def project(points_m: npt.ArrayLike, camera: CameraSpec, image_px: int) -> tuple[FloatArray, FloatArray]:
-    """World points [n,3] -> pixel positions [n,2] (column, row; top left corner is 0, 0) and depths in metres [n].
+    """World points [n,3] -> pixel positions [n,2] (column, row; 0, 0 is the top left corner) and depths [n] in m.
 
     A point behind the camera has a negative depth and a meaningless pixel position.
     """

@@ -1,7 +1,7 @@
 """One cell, simulated: reset to a seed, step at 20 Hz, read and restore the state, and render when asked.
 
-Without cameras there is no renderer at all and a control step costs well under a millisecond; with cameras nothing is
-drawn until `render` is called. Plain object, no Ray; not thread-safe; a process can hold several.
+Without cameras there is no renderer at all and a control step costs well under a millisecond; with cameras
+nothing is drawn until `render` is called. Plain object, no Ray; not thread-safe; a process can hold several.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mani_skill.utils import sapien_utils
 
 from blm.actors.sim.cameras import CAMERAS
 from blm.actors.sim.robots import get_robot
-from blm.actors.sim.scenes import SCENES, CellScene
+from blm.actors.sim.scenes import SCENES
 from blm.actors.sim.world import Cell, Geometry, require_simulated
 from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN, suggest
 from blm.model.errors import UserError
@@ -29,8 +29,8 @@ OBJECT_POSITION_NAMES = tuple(f"{thing}.{axis}_m" for thing in ("tcp", "object",
 class CellEnv:
     """A robot on a task.
 
-    Shapes: A action, S proprioception (both of the embodiment), D simulator state (poses and velocities of the object,
-    the goal and the robot, then joint positions and velocities).
+    Shapes: A action, S proprioception (both of the embodiment), D simulator state (poses and velocities of
+    the object, the goal and the robot, then joint positions and velocities).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CellEnv:
         image_px: int = 112,
         geometry: Geometry = "lite",
     ) -> None:
-        """UserError for a cell that cannot be simulated, an unknown camera or a machine that cannot render."""
+        """UserError for a cell that cannot be simulated, an unknown camera or a machine without Vulkan."""
         require_simulated(cell)
         for camera in cameras:
             if camera not in CAMERAS:
@@ -53,19 +53,9 @@ class CellEnv:
         self._robot = get_robot(cell.robot)
         self._lower = np.array([*self.embodiment.joint_lower_rad, GRIPPER_CLOSED], np.float32)
         self._upper = np.array([*self.embodiment.joint_upper_rad, GRIPPER_OPEN], np.float32)
-        self._scene = self._build(render=bool(cameras))
+        self._scene = SCENES[cell.task](cell=cell, geometry=geometry, render=bool(cameras))
         self._stepped = False
         self._cameras = {name: self._add_camera(name) for name in cameras}
-
-    def _build(self, *, render: bool) -> CellScene:
-        try:
-            return SCENES[self.cell.task](
-                cell=self.cell, geometry=self.geometry, render_backend="cpu" if render else "none"
-            )
-        except RuntimeError as error:
-            if render:
-                raise UserError(f"cannot render on this machine ({error}); run `blm doctor`") from error
-            raise
 
     def _add_camera(self, name: str) -> sapien.render.RenderCameraComponent:
         spec = CAMERAS[name]
@@ -78,21 +68,31 @@ class CellEnv:
         camera.entity.set_pose(pose)
         return camera
 
-    # ---- running ----------------------------------------------------------------------------------------------
+    # ---- running
+    # ----------------------------------------------------------------------------------------------
 
-    def reset(self, seed: int) -> None:
-        """Starts the episode of that seed: ManiSkill's own randomisation, the same state every time."""
-        self._scene.reset(seed=int(seed))
+    def reset(self, seed: int, *, rebuild: bool = True) -> None:
+        """Starts the episode of that seed: ManiSkill's own randomisation, the same state every time.
+
+        PhysX remembers contacts beyond a reset, so the same actions from the same state could end a little
+        differently depending on what was simulated before. A rebuilt scene (12 ms) has no past: everything
+        that follows depends on the seed and the actions alone. `rebuild=False` (2 ms) is for scenes that are
+        only looked at.
+        """
+        self._scene.reset(seed=int(seed), options={"reconfigure": rebuild})
         self._stepped = False
+        if rebuild:
+            self._cameras = {name: self._add_camera(name) for name in self._cameras}
 
     def step(self, action: npt.ArrayLike) -> bool:
-        """One control step towards an action [A], clipped to the robot's limits. Returns whether the task is done now.
+        """One control step towards an action [A], clipped to the robot's limits. Returns success right now.
 
         ValueError if the action has another shape or is not finite.
         """
         action = np.asarray(action, dtype=np.float32)
         if action.shape != (self.embodiment.action_dim,) or not np.isfinite(action).all():
-            raise ValueError(f"an action of {self.embodiment.name} is {self.embodiment.action_dim} finite numbers: {action}")
+            size = self.embodiment.action_dim
+            raise ValueError(f"an action of {self.embodiment.name} is {size} finite numbers, not {action}")
         command = np.clip(action, self._lower, self._upper)
         command[-1] = 2.0 * command[-1] - 1.0  # ManiSkill's gripper controller takes [-1, 1]
         self._scene.step(torch.from_numpy(command))
@@ -103,7 +103,8 @@ class CellEnv:
         """Whether the task is done in the present state."""
         return bool(self._scene.evaluate()["success"].item())
 
-    # ---- state ------------------------------------------------------------------------------------------------
+    # ---- state
+    # ------------------------------------------------------------------------------------------------
 
     def state(self) -> Float32:
         """The whole simulator state, float32 [D]."""
@@ -115,7 +116,7 @@ class CellEnv:
         self._hold_still()
 
     def set_joints(self, arm_rad: npt.ArrayLike, gripper: float) -> None:
-        """Puts the arm [n] and the gripper (0 closed, 1 open) there at once, at rest. For composing scenes."""
+        """Puts the arm [n] and the gripper (0 closed, 1 open) there at once, at rest. For composing."""
         fingers = [gripper * self._robot.finger_open_m] * 2
         qpos = torch.tensor([*np.asarray(arm_rad, dtype=np.float32), *fingers], dtype=torch.float32)[None]
         self._scene.agent.robot.set_qpos(qpos)
@@ -147,7 +148,7 @@ class CellEnv:
         return self._scene.agent.tcp.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
 
     def holding(self) -> bool:
-        """Whether both fingers press on the object. Forces are known only once a step has been made: False before."""
+        """Whether both fingers press on the object. Forces are known only after a step: False before."""
         return self._stepped and bool(self._scene.agent.is_grasping(self._scene.task_object).item())
 
     def object_yaw_rad(self) -> float:
@@ -155,7 +156,8 @@ class CellEnv:
         w, x, y, z = self._scene.task_object.pose.q[0].tolist()
         return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
 
-    # ---- pictures ---------------------------------------------------------------------------------------------
+    # ---- pictures
+    # ---------------------------------------------------------------------------------------------
 
     def render(self) -> dict[str, Picture]:
         """Pictures of the present state from every camera, uint8 [H,W,3] each. Empty without cameras."""

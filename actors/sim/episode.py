@@ -1,7 +1,8 @@
 """One demonstration or rollout as kept on disk: simulator states and actions, no pictures.
 
-A state is 57 numbers where a picture is 37,632, and pictures can be drawn from states at any time, from any camera.
-Files are Parquet, one row an episode, written to a temporary name first so that a file that exists is whole.
+A state is 57 numbers where a picture is 37,632, and pictures can be drawn from states at any time, from any
+camera. Files are Parquet, one row an episode, written to a temporary name first so that a file that exists is
+whole.
 """
 
 import json
@@ -24,7 +25,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Episode:
-    """T control steps of one cell. Row t of states, proprio and object_positions is before action t; row T is the end."""
+    """T control steps of one cell. Row t of states, proprio and object_positions precedes action t; row T ends."""
 
     robot: str
     """Key of `blm.model.embodiments.EMBODIMENTS`."""
@@ -114,7 +115,7 @@ def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
 
 
 def read_episodes(path: Path | str) -> list[Episode]:
-    """The episodes of a file, in the order written. UserError if it is missing, damaged or not such a file."""
+    """The episodes of a file, in the order written. UserError if it is missing or damaged."""
     path = Path(path)
     try:
         table = pq.read_table(path, schema=SCHEMA)

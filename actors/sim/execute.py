@@ -1,16 +1,17 @@
-"""Demonstrations: plan, execute in the simulator, look whether it worked, and if not plan again from what is true now.
+"""Demonstrations: plan, execute, look whether it worked, and if not plan again from what is true now.
 
-What is kept begins at the last (re-)plan, so a demonstration never teaches the steps of a failed attempt. Some episodes
-are disturbed on purpose first: the arm is led off its course somewhere on the way, and the demonstration that is kept
-is the one that starts there. It shows a policy how to come back from where its own errors will take it.
+What is kept begins at the last (re-)plan, so a demonstration never teaches the steps of a failed attempt.
+Some episodes are disturbed on purpose first: the arm is led off its course somewhere on the way, and the
+demonstration that is kept is the one that starts there. It shows a policy how to come back from where its own
+errors will take it.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from blm.actors.sim.demonstration import Demonstration, DemonstrationConfig
 from blm.actors.sim.env import CellEnv
 from blm.actors.sim.episode import Episode
 from blm.actors.sim.failures import FailureReason, PlanningError
@@ -26,32 +27,6 @@ WORKSPACE_M = 0.6
 DISTURB_STEPS = 5
 DISTURB_REACH_M = 0.06
 DISTURB_TURN_RAD = 0.35
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemonstrationConfig:
-    """How demonstrations are made."""
-
-    retries: int = 2
-    """How many times a failed attempt is planned anew from where it ended."""
-    hold_steps: int = 6
-    """Control steps for which the last target is held at the end, to teach stopping."""
-    disturbed_share: float = 0.3
-    """Share of the episodes that start from a disturbance."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demonstration:
-    """What came of one seed."""
-
-    seed: int
-    """Scene seed."""
-    episode: Episode | None
-    """The demonstration, or None if there is none."""
-    first_plan: bool
-    """Whether the very first plan succeeded."""
-    failures: tuple[FailureReason, ...]
-    """Why attempts failed, in order; the last one is final if there is no episode."""
 
 
 @dataclass(slots=True)
@@ -119,7 +94,7 @@ def _attempt(env: CellEnv, planner: CellPlanner, seed: int, config: Demonstratio
 
 
 def disturb(env: CellEnv, planner: CellPlanner, seed: int, rng: np.random.Generator) -> bool:
-    """Carries out part of a plan and then leads the tool astray. Returns False, having done nothing, if it cannot."""
+    """Carries out part of a plan, then leads the tool astray. False, and nothing done, if it cannot."""
     try:
         actions = _plan(env, planner, seed).actions
     except PlanningError:
@@ -185,8 +160,3 @@ def _episode(env: CellEnv, tape: _Tape, seed: int, metrics: dict[str, int | bool
         success=True,
         metrics=metrics,
     )
-
-
-def count_failures(demonstrations: list[Demonstration]) -> dict[str, int]:
-    """How often each reason was final."""
-    return dict(Counter(str(d.failures[-1]) for d in demonstrations if d.episode is None))

@@ -1,4 +1,4 @@
-"""Why a demonstration did not come about. One closed list, so that counts of different runs can be compared."""
+"""Why a demonstration did not come about. One closed list, so that counts of runs can be compared."""
 
 from enum import StrEnum
 

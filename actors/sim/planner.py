@@ -1,7 +1,7 @@
-"""From a situation to timed joint targets: strategy -> primitives -> tool path -> joint path -> 20 Hz actions.
+"""From a situation to timed targets: strategy -> primitives -> tool path -> joint path -> 20 Hz actions.
 
-Every alternative of the strategy is tried in its order and the first that is feasible from end to end is taken; the
-reason of the first one's failure is reported if none is.
+Every alternative of the strategy is tried in its order and the first that is feasible from end to end is
+taken; the reason of the first one's failure is reported if none is.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,6 @@ PATH_STEP_M = 0.012
 PATH_STEP_RAD = 0.08
 CORNER_M = 0.03
 """A rounded corner leaves the straight segment this far from the corner, or at its middle."""
-SPEED = 0.8
-"""Share of the joints' velocity and acceleration limits that a planned motion uses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,13 +97,14 @@ def _parabola(first: Array, corner: Array, last: Array) -> list[Array]:
 class CellPlanner:
     """Plans one cell's demonstrations. Holds the planning scene; not thread-safe."""
 
-    def __init__(self, cell: Cell, geometry: Geometry = "lite", *, speed: float = SPEED) -> None:
+    def __init__(self, cell: Cell, geometry: Geometry = "lite", *, speed: float = 0.8) -> None:
+        """`speed` is the share of the joints' velocity and acceleration limits that motions use."""
         self._strategy = STRATEGIES[cell.task]
         self._arm = ArmPlanner(get_robot(cell.robot), geometry, OBJECT_SIZE_M[cell.task])
         self._speed = speed
 
     def reachable(self, pose: Array, arm_rad: npt.ArrayLike) -> Array:
-        """Joints [n] that put the tool at a pose, or the given ones if that is out of reach or in collision."""
+        """Joints [n] that put the tool at a pose, or the given ones if it cannot get there."""
         start_rad = np.asarray(arm_rad, dtype=np.float64)
         self._arm.set_obstacle(None)
         try:
@@ -114,7 +113,7 @@ class CellPlanner:
             return start_rad
 
     def plan(self, now: Situation, arm_rad: npt.ArrayLike, seed: int) -> Plan:
-        """Actions from arm joints [n] in a situation. PlanningError with the preferred alternative's reason."""
+        """Actions from arm joints [n] in a situation. PlanningError with the first alternative's reason."""
         start_rad = np.asarray(arm_rad, dtype=np.float64)
         first_error: PlanningError | None = None
         for index, primitives in enumerate(self._strategy(now)):

@@ -1,8 +1,8 @@
-"""The simulator's side of a robot: which description it is built from, where it stands, how its joints are driven.
+"""The simulator's side of a robot: its description, where it stands, how its joints are driven.
 
-A `RobotSpec` is data; `agent_uid` turns it into a ManiSkill agent. All robots share one control mode: absolute joint
-targets for the arm, one number for the gripper whose second finger mirrors the first. Drive gains and finger friction
-are those of ManiSkill's own agents, so demonstrations and policies carry over.
+A `RobotSpec` is data; `agent_uid` turns it into a ManiSkill agent. All robots share one control mode:
+absolute joint targets for the arm, one number for the gripper whose second finger mirrors the first. Drive
+gains and finger friction are those of ManiSkill's own agents, so demonstrations and policies carry over.
 """
 
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def _controller_configs(spec: RobotSpec) -> Callable[[BaseAgent], dict[str, dict
 
 @cache
 def agent_uid(robot: str, geometry: Geometry) -> str:
-    """Registers the robot with ManiSkill (once a process) and returns the uid under which it is known there."""
+    """Registers the robot with ManiSkill (once a process) and returns the uid it has there."""
     spec = get_robot(robot)
     urdf = spec.urdf[geometry]
     if not urdf.is_file():

@@ -1,7 +1,7 @@
 """The tasks, as data: how each is told to a policy and how long it may take.
 
-The phrasings in `held_out` are never used for training, so that evaluation can ask in words the policy has not seen.
-The physics of a task is ManiSkill's own; `available` says which ones this version can simulate.
+The phrasings in `held_out` are never used for training, so that evaluation can ask in words the policy has
+not seen. The physics of a task is ManiSkill's own; `available` says which ones this version can simulate.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,10 @@ _TASKS = (
             "grasp the red cube and bring it to the green goal",
             "lift the red cube to the green ball",
         ),
-        held_out=("take the red block to the green sphere", "carry the red cube up to where the green ball is"),
+        held_out=(
+            "take the red block to the green sphere",
+            "carry the red cube up to where the green ball is",
+        ),
         max_steps=100,
         object_name="red cube",
         goal_name="green ball",

@@ -1,7 +1,7 @@
-"""What is simulated: cells (a robot on a task), cameras, picture size, robot geometry and which seeds serve what.
+"""What is simulated: cells (a robot on a task), cameras, picture size, geometry, and which seeds serve what.
 
-Seeds are split by purpose so that no scene a policy is trained on can come back in an evaluation: a purpose owns a
-half-open range, the same one for every cell, and `seed_range` is the only place that knows it.
+Seeds are split by purpose so that no scene a policy is trained on can come back in an evaluation: a purpose
+owns a half-open range, the same one for every cell, and `seed_range` is the only place that knows it.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """Which questions are asked about which scene, so that no category can be answered by its commonest answer.
 
-Seen alone, scenes are lopsided: in few of them is the task done, and mostly the next step is to reach. Looking at all scenes
-at once, questions are handed out so that every answer of a category is asked for about equally often. Deterministic.
+Seen alone, scenes are lopsided: in few of them is the task done, and mostly the next step is to reach.
+Looking at all scenes at once, questions are handed out so that every answer of a category is asked for about
+equally often. Deterministic.
 """
 
 from collections import Counter
@@ -13,13 +14,16 @@ from blm.pipelines.datasets.questions import CHOICES, LOCATIONS, POLICY
 
 SLACK = 1.25
 """How many times more often than a category's middle answer any answer may be asked for."""
+_SAME = {POLICY: {POLICY, "next_step"}, "next_step": {POLICY, "next_step"}}
+"""Categories with the same answer: a conversation asks for it once."""
 
 
 def choose_training_questions(scenes: Sequence[Mapping[str, str]], turns: int, seed: int) -> list[list[str]]:
-    """For every scene (category -> answer) the categories of its conversation, in the order they are asked.
+    """For every scene (category -> answer, empty to leave it out) the categories of its conversation, in the
+    order they are asked.
 
-    The three localisation questions always; the policy's prompt wherever it has an answer, its commonest answer at most
-    half of the time; then balanced choices up to `turns`.
+    The three localisation questions always; the policy's prompt wherever it has an answer, its commonest
+    answer at most half of the time; then balanced choices up to `turns`.
     """
     rng = np.random.default_rng([seed, 17])
     chosen = [[category for category in LOCATIONS if category in scene] for scene in scenes]
@@ -37,9 +41,11 @@ def choose_training_questions(scenes: Sequence[Mapping[str, str]], turns: int, s
 
 
 def choose_test_questions(scenes: Sequence[Mapping[str, str]], per_scene: int, seed: int) -> list[list[str]]:
-    """For every scene the categories of its separate test questions: one localisation in turn, the rest balanced."""
+    """For every scene the categories of its separate test questions: one localisation in turn, the rest
+    balanced.
+    """
     rng = np.random.default_rng([seed, 18])
-    chosen = [[LOCATIONS[i % len(LOCATIONS)]] for i in range(len(scenes))]
+    chosen = [[LOCATIONS[i % len(LOCATIONS)]] if scene else [] for i, scene in enumerate(scenes)]
     categories = (POLICY, *_askable(scenes))
     _hand_out(scenes, chosen, rng.permutation(len(scenes)), categories, [max(per_scene - 1, 0)] * len(scenes))
     return chosen
@@ -73,10 +79,28 @@ def _hand_out(
             free = [
                 (asked[c][scenes[i][c]], c)
                 for c in categories
-                if c in scenes[i] and c not in chosen[i] and asked[c][scenes[i][c]] < caps[c]
+                if c in scenes[i] and not _SAME.get(c, {c}) & set(chosen[i]) and asked[c][scenes[i][c]] < caps[c]
             ]
             if not free:
                 break
             category = min(free)[1]
             asked[category][scenes[i][category]] += 1
             chosen[i].append(category)
+    _trim(scenes, chosen, order, asked)
+
+
+def _trim(
+    scenes: Sequence[Mapping[str, str]],
+    chosen: list[list[str]],
+    order: np.ndarray,
+    asked: Mapping[str, Counter[str]],
+) -> None:
+    """Take back what went to common answers before it showed how few rare ones there was room for."""
+    for category, counts in asked.items():
+        if not counts:
+            continue
+        most = max(1, int(SLACK * sorted(counts.values())[(len(counts) - 1) // 2]))
+        for i in order:
+            if category in chosen[i] and counts[scenes[i][category]] > most:
+                chosen[i].remove(category)
+                counts[scenes[i][category]] -= 1

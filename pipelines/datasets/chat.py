@@ -1,8 +1,9 @@
-"""The one schema in which conversations are stored: simulator questions, language, and any corpus brought in from outside.
+"""The one schema in which conversations are stored: simulator questions, language, and any corpus brought in
+from outside.
 
-One row is one conversation. Pictures are kept encoded (PNG or JPEG) beside the text, so a row is self-contained and a
-shuffle moves a kilobyte instead of a decoded picture. The first user turn names every picture of the row by one `<image>`
-placeholder, before any text.
+One row is one conversation. Pictures are kept encoded (PNG or JPEG) beside the text, so a row is
+self-contained and a shuffle moves a kilobyte instead of a decoded picture. The first user turn names every
+picture of the row by one `<image>` placeholder, before any text.
 """
 
 import json
@@ -53,7 +54,9 @@ def chat_turn(question: str, answer: str) -> tuple[Message, Message]:
 
 
 def validate_row(row: ChatRow) -> None:
-    """ValueError, naming the row, unless roles alternate, no text is empty and placeholders match the pictures."""
+    """ValueError, naming the row, unless roles alternate, no text is empty and placeholders match the
+    pictures.
+    """
     if not row.messages or len(row.messages) % 2:
         raise ValueError(f"conversation {row.id}: {len(row.messages)} messages; every question needs its answer")
     for i, message in enumerate(row.messages):
@@ -64,7 +67,9 @@ def validate_row(row: ChatRow) -> None:
             raise ValueError(f"conversation {row.id}: message {i} has no text")
         placeholders = message["text"].count(IMAGE_PLACEHOLDER)
         if placeholders != (len(row.images) if i == 0 else 0):
-            raise ValueError(f"conversation {row.id}: message {i} names {placeholders} images, the row has {len(row.images)}")
+            raise ValueError(
+                f"conversation {row.id}: message {i} names {placeholders} images, the row has {len(row.images)}"
+            )
 
 
 def chat_table(rows: Sequence[ChatRow]) -> pa.Table:
@@ -94,14 +99,20 @@ def read_chat(path: str | Path) -> list[ChatRow]:
     """The conversations of one chat file. UserError naming the file if it is damaged or of another schema."""
     table = read_table(path, CHAT_SCHEMA.names)
     try:
-        records = table.cast(CHAT_SCHEMA).to_pylist()
-        return [
-            ChatRow(**{**record, "images": tuple(record["images"]), "messages": tuple(record["messages"]),
-                       "meta": json.loads(record["meta"] or "{}")})
-            for record in records
-        ]  # fmt: skip
+        return [_row(record) for record in table.cast(CHAT_SCHEMA).to_pylist()]
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise UserError(f"{path} is not in the chat schema ({error}); see blm.pipelines.datasets.chat") from error
+
+
+def _row(record: dict[str, Any]) -> ChatRow:
+    return ChatRow(
+        id=record["id"],
+        source=record["source"],
+        category=record["category"],
+        images=tuple(record["images"] or ()),
+        messages=tuple(record["messages"]),
+        meta=json.loads(record["meta"] or "{}"),
+    )
 
 
 def chat_files(folder: str | Path) -> list[Path]:

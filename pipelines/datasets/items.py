@@ -1,8 +1,9 @@
 """Work items through Ray Data: many independent pieces of work on a few long-lived workers.
 
-An item is a small dictionary that says what to do; the worker writes its result to a file of its own and returns a small
-dictionary about it, so nothing large passes through the object store and finished work survives a kill. Every item is one
-block: workers take the next one when they are free, and results come back in the order they are finished.
+An item is a small dictionary that says what to do; the worker writes its result to a file of its own and
+returns a small dictionary about it, so nothing large passes through the object store and finished work
+survives a kill. Every item is one block: workers take the next one when they are free, and results come back
+in the order they are finished.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,18 @@ from blm.cluster.ray_runtime import cause_of
 
 
 def map_items(
-    items: Sequence[dict[str, Any]], worker: type, *, arguments: dict[str, Any], workers: int, num_cpus: float = 1
+    items: Sequence[dict[str, Any]],
+    worker: type,
+    *,
+    arguments: dict[str, Any],
+    workers: int,
+    num_cpus: float = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Give every item to one of `workers` instances of `worker(**arguments)`, a callable class; yield its results.
+    """Give every item to one of `workers` instances of `worker(**arguments)`, a callable class; yield its
+    results.
 
-    All items have the same keys, and so have all results. Ray must be running. A worker process that dies is started anew
-    and its item repeated. A UserError raised by a worker comes out as that UserError.
+    All items have the same keys, and so have all results. Ray must be running. A worker process that dies is
+    started anew and its item repeated. A UserError raised by a worker comes out as that UserError.
     """
     import ray.data
 

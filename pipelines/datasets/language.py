@@ -1,8 +1,8 @@
 """A small set of plain questions without pictures, so that a model made from scratch keeps to words as well.
 
-Made from tables: sums, opposites, colours, counting, the calendar, greetings, who it is, robot words. Every fact is asked in
-several ways; a share of the (fact, way of asking) pairs is kept for testing. So each test question is new, while its fact and
-its way of asking both occur in training, apart from each other.
+Made from tables: sums, opposites, colours, counting, the calendar, greetings, who it is, robot words. Every
+fact is asked in several ways; a share of the (fact, way of asking) pairs is kept for testing. So each test
+question is new, while its fact and its way of asking both occur in training, apart from each other.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,8 @@ OPPOSITES = (
     "heavy light,high low,long short,near far,new old,push pull,strong weak,true false,clean dirty"
 )
 COLORS = (
-    "grass green,snow white,coal black,blood red,a banana yellow,a clear sky blue,a carrot orange,milk white,a lemon yellow,"
+    "grass green,snow white,coal black,blood red,a banana yellow,a clear sky blue,a carrot orange,milk white,"
+    "a lemon yellow,"
     "a leaf green,a tomato red,chocolate brown,a pea green,salt white,the sun yellow"
 )
 ROBOT_WORDS = (
@@ -53,13 +54,19 @@ DIALOGUE = (
     (("Thank you!", "Thanks!", "Thanks a lot!", "Many thanks!"), "You are welcome."),
     (("Goodbye!", "Bye!", "See you later!", "Bye bye!"), "Goodbye!"),
     (("How are you?", "How do you do?", "Are you well?"), "I am ready to work."),
-    (("Who are you?", "What are you?", "Tell me who you are.", "Introduce yourself."), "I am BLM, a model that sees, talks and moves robots."),
+    (
+        ("Who are you?", "What are you?", "Tell me who you are.", "Introduce yourself."),
+        "I am BLM, a model that sees, talks and moves robots.",
+    ),
     (("What is your name?", "What are you called?", "Tell me your name."), "My name is BLM."),
-    (("What can you do?", "How can you help?", "What are you able to do?"), "I can answer questions about pictures and move robots."),
+    (
+        ("What can you do?", "How can you help?", "What are you able to do?"),
+        "I can answer questions about pictures and move robots.",
+    ),
     (("Can you see pictures?", "Can you look at pictures?", "Do you understand pictures?"), "yes"),
     (("Can you move a robot?", "Can you control a robot?", "Do you move robots?"), "yes"),
     (("Are you a person?", "Are you human?", "Are you a human being?"), "no"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +95,11 @@ def facts() -> Iterator[Fact]:
         yield Fact(topic="colors", questions=asked, answer=color)
     yield from _sequences()
     for word, meaning in ROBOT_WORDS:
-        yield Fact(topic="robots", questions=(f"What is {word}?", f"Explain {word}.", f"Define {word}."), answer=meaning)
+        yield Fact(
+            topic="robots",
+            questions=(f"What is {word}?", f"Explain {word}.", f"Define {word}."),
+            answer=meaning,
+        )
     for questions, answer in DIALOGUE:
         yield Fact(topic="dialogue", questions=questions, answer=answer)
 
@@ -108,10 +119,18 @@ def _sequences() -> Iterator[Fact]:
         for i, name in enumerate(names):
             after, before = names[(i + 1) % len(names)], names[i - 1]
             if topic != "counting" or i < len(names) - 1:
-                asked = (f"What comes after {name}?", f"What follows {name}?", f"Name what comes after {name}.")
+                asked = (
+                    f"What comes after {name}?",
+                    f"What follows {name}?",
+                    f"Name what comes after {name}.",
+                )
                 yield Fact(topic=topic, questions=asked, answer=after)
             if topic != "counting" or i > 0:
-                asked = (f"What comes before {name}?", f"What precedes {name}?", f"Name what comes before {name}.")
+                asked = (
+                    f"What comes before {name}?",
+                    f"What precedes {name}?",
+                    f"Name what comes before {name}.",
+                )
                 yield Fact(topic=topic, questions=asked, answer=before)
 
 

@@ -1,8 +1,9 @@
 """Reads LeRobotDataset v3.0 image datasets with pyarrow, an episode at a time.
 
-Written by `lerobot_writer` or by the `lerobot` package, from which the names are taken; that package itself is not needed
-(it pins other versions of half of this project's dependencies). An episode is read by its row group where every row group
-is one episode, as the format's writers make them, and by a filter on `episode_index` where it is not.
+Written by `lerobot_writer` or by the `lerobot` package, from which the names are taken; that package itself
+is not needed (it pins other versions of half of this project's dependencies). An episode is read by its row
+group where every row group is one episode, as the format's writers make them, and by a filter on
+`episode_index` where it is not.
 
     dataset = LeRobotDataset("runs/tiny/render-1a2b3c4d/lerobot/panda")
     for episode in dataset.episodes:
@@ -52,10 +53,14 @@ class EpisodeMeta:
 
 
 class LeRobotDataset:
-    """A dataset folder opened for reading. Metadata is read at once, frames on demand. Cheap to open; picklable."""
+    """A dataset folder opened for reading. Metadata is read at once, frames on demand. Cheap to open;
+    picklable.
+    """
 
     def __init__(self, root: str | Path, episodes: Sequence[int] | None = None) -> None:
-        """`episodes` keeps only those episode indices. UserError if the folder is not a complete v3 dataset."""
+        """`episodes` keeps only those episode indices. UserError if the folder is not a complete v3
+        dataset.
+        """
         self.root = Path(root)
         self.info = self._read_json(schema.INFO_PATH)
         if self.info.get("codebase_version") != schema.CODEBASE_VERSION:
@@ -86,7 +91,9 @@ class LeRobotDataset:
     def cameras(self) -> tuple[str, ...]:
         """Names of the cameras, in the dataset's order."""
         prefix = "observation.images."
-        return tuple(name.removeprefix(prefix) for name, f in self.features.items() if f.is_image and name.startswith(prefix))
+        return tuple(
+            name.removeprefix(prefix) for name, f in self.features.items() if f.is_image and name.startswith(prefix)
+        )
 
     def stats(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """Global statistics: feature -> statistic name -> array."""
@@ -94,7 +101,9 @@ class LeRobotDataset:
         return {name: {stat: np.asarray(value) for stat, value in entry.items()} for name, entry in stats.items()}
 
     def read(self, episode: EpisodeMeta, columns: Sequence[str] | None = None) -> pa.Table:
-        """The frames of one episode, in order. UserError naming the file if it is damaged or lacks a column."""
+        """The frames of one episode, in order. UserError naming the file if it is damaged or lacks a
+        column.
+        """
         with open_parquet(episode.path) as file:
             wanted = list(self.features) if columns is None else list(columns)
             missing = sorted(set(wanted) - set(file.schema_arrow.names))
@@ -103,14 +112,19 @@ class LeRobotDataset:
             try:
                 if episode.row_group < file.num_row_groups:
                     table = file.read_row_group(episode.row_group, columns=[*wanted, "episode_index"])
-                    if table.num_rows == episode.length and pc.all(pc.equal(table["episode_index"], episode.index)).as_py():
+                    if (
+                        table.num_rows == episode.length
+                        and pc.all(pc.equal(table["episode_index"], episode.index)).as_py()
+                    ):
                         return table.select(wanted)
                 table = file.read(columns=[*wanted, "episode_index"])
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{episode.path} is damaged ({str(error).splitlines()[0]}); make it again") from error
         table = table.filter(pc.equal(table["episode_index"], episode.index))
         if table.num_rows != episode.length:
-            raise UserError(f"{episode.path} holds {table.num_rows} frames of episode {episode.index}, not {episode.length}")
+            raise UserError(
+                f"{episode.path} holds {table.num_rows} frames of episode {episode.index}, not {episode.length}"
+            )
         return table.select(wanted)
 
     def values(self, frames: pa.Table, name: str) -> npt.NDArray[Any]:

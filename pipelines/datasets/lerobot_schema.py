@@ -1,7 +1,8 @@
 """What a LeRobotDataset v3.0 column is, in Arrow and in NumPy.
 
-A feature of shape (1,) is a scalar column, of shape (n,) a fixed-size list, of two dimensions a list of lists (what the
-`datasets` library keeps an Array2D in), and a picture is a struct of its encoded bytes and a path that stays null.
+A feature of shape (1,) is a scalar column, of shape (n,) a fixed-size list, of two dimensions a list of lists
+(what the `datasets` library keeps an Array2D in), and a picture is a struct of its encoded bytes and a path
+that stays null.
 """
 
 import math
@@ -61,7 +62,11 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """As written in info.json."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+        return {
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "names": list(self.names) if self.names else None,
+        }
 
 
 def image_feature(image_px: int) -> Feature:

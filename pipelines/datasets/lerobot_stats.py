@@ -1,7 +1,8 @@
 """Statistics of dataset columns, exact and in float64: min, max, mean, std, count and five quantiles.
 
-Pictures are counted in 256-bin histograms per channel, from which every statistic follows exactly and which add up over
-episodes; nothing is subsampled. Values of pictures are in [0, 1], nested (3, 1, 1) as readers expect.
+Pictures are counted in 256-bin histograms per channel, from which every statistic follows exactly and which
+add up over episodes; nothing is subsampled. Values of pictures are in [0, 1], nested (3, 1, 1) as readers
+expect.
 """
 
 from collections.abc import Iterable

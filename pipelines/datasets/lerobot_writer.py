@@ -1,9 +1,11 @@
-"""Writes LeRobotDataset v3.0 with nothing but pyarrow: folders that the `lerobot` package opens, indexes and trains from.
+"""Writes LeRobotDataset v3.0 with nothing but pyarrow: folders that the `lerobot` package opens, indexes and
+trains from.
 
-The format is written in full: one row group an episode, data files of at most 100 MB, per-episode and global statistics,
-the task string as index of the tasks table. The folder is made under a temporary name, `meta/info.json` comes last, and a
-rename publishes it, so a folder that exists is complete (the `lerobot` package's own writer, killed, leaves files that
-nothing can read). Min and max are doubles for every feature, which lets `lerobot` concatenate and merge files.
+The format is written in full: one row group an episode, data files of at most 100 MB, per-episode and global
+statistics, the task string as index of the tasks table. The folder is made under a temporary name,
+`meta/info.json` comes last, and a rename publishes it, so a folder that exists is complete (the `lerobot`
+package's own writer, killed, leaves files that nothing can read). Min and max are doubles for every feature,
+which lets `lerobot` concatenate and merge files.
 """
 
 import json
@@ -206,7 +208,13 @@ def _write_tasks(path: Path, tasks: list[str]) -> None:
         "index_columns": ["task"],
         "column_indexes": [{"name": None, "field_name": None, **column, "metadata": {"encoding": "UTF-8"}}],
         "columns": [
-            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+            {
+                "name": "task_index",
+                "field_name": "task_index",
+                "pandas_type": "int64",
+                "numpy_type": "int64",
+                "metadata": None,
+            },
             {"name": "task", "field_name": "task", **column},
         ],
         "creator": {"library": "pyarrow", "version": pa.__version__},

@@ -1,4 +1,6 @@
-"""Reading and writing Parquet files so that a bad input names itself and a killed writer leaves nothing half done."""
+"""Reading and writing Parquet files so that a bad input names itself and a killed writer leaves nothing half
+done.
+"""
 
 import os
 import uuid
@@ -11,7 +13,9 @@ import pyarrow.parquet as pq
 from blm.model.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Names of unfinished files and folders begin so; none of them ends in `.parquet`, so a glob never meets one."""
+"""Names of unfinished files and folders begin so; none of them ends in `.parquet`, so a glob never meets
+one.
+"""
 
 
 def temporary_path(path: Path) -> Path:
@@ -20,7 +24,9 @@ def temporary_path(path: Path) -> Path:
 
 
 def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One Parquet file, or some of its columns. UserError naming the file if it is absent, damaged or lacks a column."""
+    """One Parquet file, or some of its columns. UserError naming the file if it is absent, damaged or lacks a
+    column.
+    """
     with open_parquet(path) as file:
         missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
         if missing:
@@ -43,7 +49,9 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0]
-    return UserError(f"{path} is not a readable Parquet file ({reason}); delete it and run the stage that made it again")
+    return UserError(
+        f"{path} is not a readable Parquet file ({reason}); delete it and run the stage that made it again"
+    )
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -58,7 +66,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files a killed writer left in `folder`. Call only where no other writer is at work."""
+    """Delete the temporary files a killed writer left in `folder`. Call only where no other writer is at
+    work.
+    """
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_file():
             path.unlink()

@@ -1,8 +1,9 @@
 """Questions about a scene that only its picture answers, with answers from simulator truth.
 
-Where things are is answered in position words (`<loc_..>`, see `blm.model.prompts`); everything else in a word or two. A
-question whose answer would be a coin's toss to the eye (a cube neither left nor right of the goal) is not asked. Left, right,
-near and far are the robot's: it stands at negative x and looks along +x, so left is +y.
+Where things are is answered in position words (`<loc_..>`, see `blm.model.prompts`); everything else in a
+word or two. A question whose answer would be a coin's toss to the eye (a cube neither left nor right of the
+goal) is not asked. Left, right, near and far are the robot's: it stands at negative x and looks along +x, so
+left is +y.
 """
 
 import re
@@ -57,7 +58,9 @@ class SceneFacts:
     success: bool
     """Whether the simulator calls the task done."""
     color: str | None = None
-    """Name of the colour the object was repainted with; None if it has its own, which instructions mention."""
+    """Name of the colour the object was repainted with; None if it has its own, which instructions
+    mention.
+    """
 
     @property
     def points_m(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,7 +101,7 @@ PHRASINGS: dict[str, Phrasing] = {
         held_out=("Compared with the goal, is the {object} nearer or farther?",),
     ),
     "direction": Phrasing(
-        train=("Which way is the {object} from the gripper?", "In which direction must the gripper move to the {object}?"),
+        train=("Which way is the {object} from the gripper?", "In which direction must the gripper go?"),
         held_out=("Seen from the gripper, in which direction is the {object}?",),
     ),
     "color": Phrasing(
@@ -161,7 +164,9 @@ def question(category: str, task: Task, rng: np.random.Generator, *, held_out: b
 
 
 def with_images(text: str, n_images: int) -> str:
-    """The first question of a conversation: placeholders, a line break, the text; as the policy's prompt has it."""
+    """The first question of a conversation: placeholders, a line break, the text; as the policy's prompt has
+    it.
+    """
     return f"{IMAGE_PLACEHOLDER * n_images}\n{text}"
 
 

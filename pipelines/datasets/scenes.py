@@ -1,7 +1,8 @@
 """Ray Data workers of the corpora stage: scenes to parts, parts to conversations.
 
-A part is a Parquet file with one row a scene: its encoded pictures and what the simulator knows about it. Conversations are
-written from parts in a second pass, after all scenes are known; changing the questions needs no new pictures.
+A part is a Parquet file with one row a scene: its encoded pictures and what the simulator knows about it.
+Conversations are written from parts in a second pass, after all scenes are known; changing the questions
+needs no new pictures.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from blm.actors.sim.tasks import TASKS
 from blm.actors.sim.world import WorldConfig, parse_cell, seed_range
+from blm.model.prompts import Message
 from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
 from blm.pipelines.datasets.parquet import read_table, write_table
 from blm.pipelines.datasets.questions import COLORS, SceneFacts, answers, question, with_images
@@ -24,7 +26,9 @@ if TYPE_CHECKING:  # the simulator takes seconds to import, and only the workers
 
 SOURCE = "simulator"
 TEST_EPISODE_EVERY = 10
-"""Demonstrations whose seed is one less than a multiple of this lend scenes to the test split only, all others to training."""
+"""Demonstrations whose seed is one less than a multiple of this lend scenes to the test split only, all
+others to training.
+"""
 
 PART_SCHEMA = pa.schema(
     [
@@ -43,7 +47,9 @@ PART_SCHEMA = pa.schema(
 
 
 class SceneWorker:
-    """Renders one piece of work (see `corpora._scene_items`) to its part. Called by Ray Data; works as well without."""
+    """Renders one piece of work (see `corpora._scene_items`) to its part. Called by Ray Data; works as well
+    without.
+    """
 
     def __init__(self, config: Any, world: WorldConfig, seed: int) -> None:
         """`config` is the stage's CorporaConfig."""
@@ -100,7 +106,9 @@ def _episodes(source: str, split: str) -> "list[Episode]":
     from blm.actors.sim.episode import read_episodes
 
     for_test = split == "test"
-    return [e for e in read_episodes(Path(source)) if (e.seed % TEST_EPISODE_EVERY == TEST_EPISODE_EVERY - 1) == for_test]
+    return [
+        e for e in read_episodes(Path(source)) if (e.seed % TEST_EPISODE_EVERY == TEST_EPISODE_EVERY - 1) == for_test
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,17 +143,23 @@ def _part_row(row: dict[str, Any]) -> PartRow:
 
 
 class ConversationWriter:
-    """Writes the conversations about one part's scenes to one chat file. Called by Ray Data; works as well without."""
+    """Writes the conversations about one part's scenes to one chat file. Called by Ray Data; works as well
+    without.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Item: `part`, `out`, `split`, and for every scene its categories, one a line, none if it is left out."""
+        """Item: `part`, `out`, `split`, and for every scene its categories, one a line, none if it is left
+        out.
+        """
         rows: list[ChatRow] = []
         for row, lines in zip(read_table(Path(item["part"])).to_pylist(), item["questions"], strict=True):
             categories = lines.split()
-            rows += self._training_row(row, categories) if item["split"] == "train" else self._test_rows(row, categories)
+            rows += (
+                self._training_row(row, categories) if item["split"] == "train" else self._test_rows(row, categories)
+            )
         write_chat(Path(item["out"]), rows)
         return {"out": item["out"], "rows": len(rows)}
 
@@ -154,7 +168,7 @@ class ConversationWriter:
         if not categories:
             return []
         cell, rng, known = self._known(row, "train")
-        messages = []
+        messages: list[Message] = []
         for i, category in enumerate(categories):
             text = question(category, TASKS[cell.task], rng)
             messages += chat_turn(with_images(text, len(row["images"])) if i == 0 else text, known[category])

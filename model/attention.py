@@ -1,0 +1,40 @@
+"""Multi-head attention and feed-forward layers shared by the Perceiver and the Diffusion Transformer.
+
+Plain layers over PyTorch's fused attention. diffusers' `Attention` computes the same, but re-projects keys and values at every
+call; here they can be kept over the sampler's steps, which is where a policy spends its inference time.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Attention from queries [B, T, d] to keys and values made from a context [B, S, c]."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width)
+        self.to_kv = nn.Linear(context_width or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def key_value(self, context: Tensor) -> KeyValue:
+        """Keys and values [B, heads, S, d / heads] of a context [B, S, c]."""
+        k, v = self.to_kv(context).chunk(2, dim=-1)
+        return self._split(k), self._split(v)
+
+    def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor | None = None) -> Tensor:
+        """x [B, T, d]; mask bool [B, S], False where the context is padding."""
+        attend = None if mask is None else mask[:, None, None, :]
+        out = F.scaled_dot_product_attention(self._split(self.to_q(x)), *key_value, attn_mask=attend)
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def feed_forward(width: int, multiple: int = 4) -> nn.Sequential:
+    """Two linear layers with GELU between them."""
+    return nn.Sequential(nn.Linear(width, multiple * width), nn.GELU(approximate="tanh"), nn.Linear(multiple * width, width))

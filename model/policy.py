@@ -1,0 +1,215 @@
+"""The policy of Stage II: intents and proprioception in, action chunks out.
+
+Sequence: [1 state token][M future tokens][H noisy action tokens] through the Diffusion Transformer, which attends to the
+bridge's latents of the present picture. The future tokens learn, halfway up, to predict the bridge's latents of the picture one
+chunk later (FLARE, arXiv 2505.15659); M equals the number of latents, so they align one to one. Robots of several bodies share
+everything but their heads; rows of one body stand together in a batch, so no row is gathered or padded.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blm.model.bridge import IntentBridge
+from blm.model.dit import Dit
+from blm.model.embodiment_heads import build_heads
+from blm.model.embodiments import get_embodiment
+from blm.model.errors import UserError
+from blm.model.flow import euler, noisy, sample_times
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyConfig:
+    """Size of the policy. The defaults are the tiny one's."""
+
+    chunk: int = 16
+    """Actions predicted at once (H)."""
+    width: int = 128
+    """Width of bridge and transformer."""
+    blocks: int = 6
+    """Transformer blocks; even ones attend to intents, odd ones to the sequence."""
+    heads: int = 4
+    """Attention heads of bridge and transformer."""
+    latents: int = 8
+    """Latents of the bridge, and future tokens."""
+    bridge_layers: int = 2
+    """Perceiver layers."""
+    head_hidden: int = 128
+    """Hidden width of the per-embodiment encoders and decoders."""
+    dropout: float = 0.0
+    """In the transformer's blocks."""
+    state_dropout: float = 0.1
+    """Chance that a sample's state token is replaced by a learned one, so that pictures are not ignored."""
+    future_weight: float = 0.1
+    """Weight of the future-prediction loss; 0 leaves out the future tokens altogether."""
+    future_block: int = 4
+    """Block after which the future tokens are compared: an odd-numbered index has just attended to the actions."""
+    ema_target: float = 0.99
+    """Decay of the bridge copy that makes the targets."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"policy width {self.width} is not divisible by its {self.heads} heads")
+        if not 1 <= self.future_block <= self.blocks:
+            raise UserError(f"policy future_block {self.future_block} is not one of its {self.blocks} blocks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyGroup:
+    """Rows of one robot in a batch, in normalised units."""
+
+    embodiment: str
+    """Its name."""
+    state: Tensor
+    """float32 [b, S]."""
+    actions: Tensor
+    """float32 [b, H, A]."""
+    is_pad: Tensor
+    """bool [b, H]: actions past the episode's end, which carry no loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyBatch:
+    """B rows: groups one after another, and in the same order the intents of the present and of one chunk later."""
+
+    groups: Sequence[PolicyGroup]
+    intents: Tensor
+    """[B, L, c]."""
+    mask: Tensor
+    """bool [B, L]."""
+    future_intents: Tensor
+    """[B, L, c]."""
+    future_mask: Tensor
+    """bool [B, L]."""
+
+
+class Policy(nn.Module):
+    """Bridge, transformer and per-embodiment heads."""
+
+    def __init__(
+        self, config: PolicyConfig, *, embodiments: Sequence[str], intent_width: int, max_tokens: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.bridge = IntentBridge(
+            intent_width=intent_width,
+            max_tokens=max_tokens,
+            width=config.width,
+            latents=config.latents,
+            layers=config.bridge_layers,
+            heads=config.heads,
+        )
+        self.dit = Dit(width=config.width, blocks=config.blocks, heads=config.heads, dropout=config.dropout)
+        self.robots = build_heads(tuple(embodiments), config.width, config.head_hidden)
+        self.action_position = nn.Parameter(torch.randn(config.chunk, config.width) * 0.02)
+        self.no_state = nn.Parameter(torch.randn(config.width) * 0.02)
+        if config.future_weight > 0:
+            self.future_tokens = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
+            self.future_project = nn.Sequential(
+                nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+            )
+            self.target_bridge = copy.deepcopy(self.bridge).requires_grad_(False)
+
+    def forward(self, batch: PolicyBatch, generator: torch.Generator, draws: int = 1) -> dict[str, Tensor]:
+        """Losses of a batch with `draws` noise draws a row: `flow`, `future`, their weighted sum `loss`, and `copy`.
+
+        `future` is 1 - cosine between predicted and true latents of the future picture. `copy` is the same for the baseline
+        that predicts no change (computed in eval mode alone); only the gap between the two means anything.
+        """
+        latents = self.bridge(batch.intents, batch.mask)
+        keys = self.dit.intent_key_values(latents)
+        n = len(latents)
+        device = latents.device
+        # Randomness comes from the CPU generator in one order, so that it is the same on any device and world size.
+        times = sample_times(n * draws, generator).to(device)
+        dropped = (torch.rand(n * draws, generator=generator) < self.config.state_dropout).to(device)
+        states, tokens, targets = [], [], []
+        first = 0
+        for group in batch.groups:
+            head = self.robots[group.embodiment]
+            rows = slice(first * draws, (first + len(group.state)) * draws)
+            data = group.actions.repeat_interleave(draws, dim=0)
+            noise = torch.randn(data.shape, generator=generator).to(device)
+            x_t, velocity = noisy(data, noise, times[rows])
+            states.append(head.encode_state(group.state).repeat_interleave(draws, dim=0))
+            tokens.append(head.encode_actions(x_t))
+            targets.append(velocity)
+            first += len(group.state)
+        state = torch.where(dropped[:, None, None], self.no_state, torch.cat(states))
+        out, tapped = self.dit(self._sequence(state, torch.cat(tokens)), times, keys, self.config.future_block)
+        flow = self._flow_loss(batch, out[:, -self.config.chunk :], targets, draws)
+        future, unchanged = self._future_loss(batch, latents, tapped, draws)
+        return {"loss": flow + self.config.future_weight * future, "flow": flow, "future": future, "copy": unchanged}
+
+    def _sequence(self, state: Tensor, actions: Tensor) -> Tensor:
+        parts = [state, actions + self.action_position]
+        if self.config.future_weight > 0:
+            parts.insert(1, self.future_tokens.expand(len(state), -1, -1))
+        return torch.cat(parts, dim=1)
+
+    def _flow_loss(self, batch: PolicyBatch, tokens: Tensor, targets: list[Tensor], draws: int) -> Tensor:
+        """Mean squared error of the velocity over real actions and dimensions, all robots weighing by their elements."""
+        total, count = tokens.new_zeros(()), 0
+        first = 0
+        for group, target in zip(batch.groups, targets, strict=True):
+            rows = tokens[first : first + len(target)]
+            first += len(target)
+            real = (~group.is_pad).repeat_interleave(draws, dim=0).unsqueeze(-1)
+            error = (self.robots[group.embodiment].decode_actions(rows) - target) ** 2
+            total = total + (error * real).sum()
+            count = count + real.sum() * target.shape[-1]
+        return total / count
+
+    def _future_loss(
+        self, batch: PolicyBatch, latents: Tensor, tapped: Tensor, draws: int
+    ) -> tuple[Tensor, Tensor]:
+        if self.config.future_weight <= 0:
+            zero = latents.new_zeros(())
+            return zero, zero
+        with torch.no_grad():
+            target = self.target_bridge(batch.future_intents, batch.future_mask)
+            unchanged = latents.new_zeros(())
+            if not self.training:
+                present = self.target_bridge(batch.intents, batch.mask)
+                unchanged = 1 - F.cosine_similarity(present, target, dim=-1).mean()
+        predicted = self.future_project(tapped[:, 1 : 1 + self.config.latents])
+        target = target.repeat_interleave(draws, dim=0)
+        return 1 - F.cosine_similarity(predicted, target, dim=-1).mean(), unchanged
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Move the target bridge towards the trained one; called after every optimiser step."""
+        if self.config.future_weight > 0:
+            ours, target = list(self.bridge.parameters()), list(self.target_bridge.parameters())
+            torch._foreach_lerp_(target, ours, 1 - self.config.ema_target)
+
+    @torch.inference_mode()
+    def sample(
+        self, embodiment: str, state: Tensor, intents: Tensor, mask: Tensor, noise: Tensor, steps: int
+    ) -> Tensor:
+        """Normalised action chunks [b, H, A] of one robot by `steps` Euler steps from noise [b, H, A]."""
+        head = self.robots[embodiment]
+        keys = self.dit.intent_key_values(self.bridge(intents, mask))
+        state_token = head.encode_state(state)
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            out, _ = self.dit(self._sequence(state_token, head.encode_actions(x)), time, keys)
+            return head.decode_actions(out[:, -self.config.chunk :])
+
+        return euler(velocity, noise, steps)
+
+
+def noise_shape(config: PolicyConfig, embodiment: str) -> tuple[int, int]:
+    """(H, A) of the noise a chunk of this robot starts from."""
+    return config.chunk, get_embodiment(embodiment).action_dim
+
+
+def ema_update(average: Mapping[str, Tensor], current: Mapping[str, Tensor], step: int, decay: float) -> None:
+    """Exponential moving average of weights, in place; early steps average faster (min(decay, (1+n)/(10+n)))."""
+    rate = 1 - min(decay, (1 + step) / (10 + step))
+    names = list(average)
+    torch._foreach_lerp_([average[n] for n in names], [current[n] for n in names], rate)

@@ -1,0 +1,47 @@
+"""What crosses the model's border when it acts: an observation in, an action chunk out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blm.model.embodiments import get_embodiment
+from blm.model.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """What a robot sees and feels at one moment, with its task. UserError for wrong shapes, types or values."""
+
+    images: dict[str, np.ndarray]
+    """Camera name -> uint8 [H, W, 3]."""
+    state: np.ndarray
+    """float32 [S]: arm joint positions (rad), then gripper opening in [0 closed, 1 open]."""
+    instruction: str
+    """The task in words."""
+    embodiment: str
+    """Name of the robot body (`blm.model.embodiments`)."""
+
+    def __post_init__(self) -> None:
+        body = get_embodiment(self.embodiment)
+        if np.shape(self.state) != (body.state_dim,):
+            raise UserError(
+                f"state has shape {np.shape(self.state)}; {self.embodiment} needs [{body.state_dim}]: "
+                + ", ".join(body.state_names)
+            )
+        if not np.isfinite(self.state).all():
+            raise UserError("state holds NaN or infinite values; send measured joint positions")
+        if not self.instruction.strip():
+            raise UserError("instruction is empty; say what the robot should do")
+        for camera, image in self.images.items():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(f"image {camera!r} is {image.dtype} {list(image.shape)}; send uint8 [H, W, 3] RGB")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActionChunk:
+    """The next H actions of a robot, one a control step."""
+
+    actions: np.ndarray
+    """float32 [H, A]: absolute arm joint targets (rad), then gripper command in [0 closed, 1 open]."""
+    control_hz: int
+    """Control steps per second."""

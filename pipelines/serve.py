@@ -1,0 +1,186 @@
+"""`blm serve`: the trained model over HTTP, conversation and actions on one port.
+
+    blm serve --model runs/tiny/stage2-1a2b3c4d/model [--port 8000] [--host 127.0.0.1] [--config serve.yaml] [--chat-only]
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blm.cluster.ray_runtime import cause_of, connect, disconnect, log_folder
+from blm.model.errors import UserError
+from blm.pipelines.schema import build, parse_yaml
+from blm.serve.config import SERVED_NAME, ServeConfig
+
+APPLICATION = "blm"
+LOGICAL_CPUS = 4
+"""Ray's CPUs are admission tickets; the parts of the server need so many however few cores there are."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `blm serve`."""
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the `model` folder of a finished stage2")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port of everything (default: 8000)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with the options of blm.serve.config")
+    parser.add_argument("--chat-only", action="store_true", help="no policy: any Qwen2.5-VL folder will do")
+    parser.add_argument("--address", metavar="ADDRESS", help="join this Ray cluster instead of starting one")
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Start the server, say where it is, stay until Ctrl-C or SIGTERM, and take everything down again."""
+    config = configured(arguments)
+    folder = arguments.model.expanduser().resolve()
+    from blm.serve.checkpoint import check_folder
+
+    check_folder(folder, with_policy=config.actions.enabled)
+    check_port(config.host, config.port)
+    began = time.perf_counter()
+    _say(f"starting {SERVED_NAME} from {arguments.model}: about a minute and a half on a CPU")
+    segments: set[str] = set()
+    try:
+        connect(num_cpus=max(os.cpu_count() or 1, LOGICAL_CPUS), num_gpus=_gpus(), address=arguments.address)
+        start(folder, config)
+        segments = _shared_memory_of_children()
+        _say(ready_text(config, seconds=time.perf_counter() - began))
+        _wait_for_the_end()
+    except KeyboardInterrupt:
+        _say("stopping")
+    finally:
+        stop()
+        _remove(segments)
+    return 0
+
+
+def configured(arguments: argparse.Namespace) -> ServeConfig:
+    """The configuration: defaults, then the file, then the command line."""
+    config = ServeConfig()
+    if arguments.config is not None:
+        try:
+            text = arguments.config.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"configuration {arguments.config} cannot be read ({error})") from error
+        config = build(ServeConfig, parse_yaml(text, where=str(arguments.config)) or {}, where=str(arguments.config))
+    if arguments.host is not None:
+        config = replace(config, host=arguments.host)
+    if arguments.port is not None:
+        config = replace(config, port=arguments.port)
+    if arguments.chat_only:
+        config = replace(config, actions=replace(config.actions, enabled=False))
+    return config
+
+
+def check_port(host: str, port: int) -> None:
+    """UserError unless this process may listen there. Asked before Ray is, whose proxies would share a port in silence."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        reason = "it is in use" if error.errno == 98 else error.strerror or str(error)
+        raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
+
+
+def start(folder: Path, config: ServeConfig) -> None:
+    """Run the application on the Ray that is connected; returns once every part is ready. UserError with the reason if it fails."""
+    from ray import serve as ray_serve
+
+    from blm.serve.app import build_app
+
+    _quiet()
+    device = config.device if config.device != "auto" else ("cuda" if _gpus() else "cpu")
+    application = build_app(folder, config, device)
+    _quiet()
+    try:
+        ray_serve.start(http_options={"host": config.host, "port": config.port})
+        ray_serve.run(application, name=APPLICATION, route_prefix="/")
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is not None:
+            raise cause from error
+        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise UserError(f"the server did not start: {last}; the processes' own words are in {log_folder()}") from error
+
+
+def stop() -> None:
+    """Let running requests end, then take down the application and the Ray that we started. Deaf to further Ctrl-C."""
+    import ray
+
+    main = threading.current_thread() is threading.main_thread()
+    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        if ray.is_initialized():
+            from ray import serve as ray_serve
+
+            ray_serve.shutdown()
+        disconnect()
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+
+def ready_text(config: ServeConfig, *, seconds: float) -> str:
+    """What a person needs to know once it runs."""
+    url = f"http://{config.host}:{config.port}"
+    body = json.dumps({"model": SERVED_NAME, "messages": [{"role": "user", "content": "What can you do?"}]})
+    lines = [
+        f"{SERVED_NAME} is ready at {url} after {seconds:.0f} s; Ctrl-C stops it",
+        f"  chat:     curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+    ]
+    if config.actions.enabled:
+        lines.append(f"  actions:  POST {url}/v1/actions  (its fields: {url}/docs)")
+    lines.append(f"  health:   {url}/health")
+    return "\n".join(lines)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _quiet() -> None:
+    """Ray Serve's loggers set themselves up when they are imported, as JSON on the console."""
+    for name in ("ray", "ray.serve", "vllm", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("ray.serve.", "ray.llm", "vllm.")):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _wait_for_the_end() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _shared_memory_of_children() -> set[str]:
+    """Shared-memory segments that our processes hold: vLLM's workers are killed in the end and leave theirs behind."""
+    import psutil
+
+    found: set[str] = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            maps = Path(f"/proc/{child.pid}/maps").read_text()
+        except OSError:
+            continue
+        found |= {line.split()[5] for line in maps.splitlines() if " /dev/shm/psm_" in line}
+    return found
+
+
+def _remove(segments: set[str]) -> None:
+    for segment in segments:
+        Path(segment).unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    print(f"[serve] {text}", flush=True)

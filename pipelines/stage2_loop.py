@@ -1,0 +1,154 @@
+"""The training loop of Stage II, as one Ray Train worker runs it.
+
+Rows, noise, flow times and dropout of a step follow from (seed, step, rank), and a checkpoint holds the step, so a run that was
+killed continues with the losses it would have had.
+"""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from blm.model.checkpoint import Contract, write_checkpoint
+from blm.model.optim import cosine_schedule, make_optimizer
+from blm.model.policy import Policy, PolicyConfig, ema_update
+from blm.pipelines import workers
+from blm.pipelines.intent_cache import IntentCache
+from blm.pipelines.policy_data import BatchMaker, RobotWindows, load_windows, statistics_of
+from blm.pipelines.sft_data import row_order
+from blm.pipelines.workspace import write_json
+
+LOG_EVERY = 50  # steps between points of the curve
+VALIDATION_BATCH = 128
+KEYS = ("flow", "future")
+
+
+def train(config: dict[str, Any]) -> None:
+    """Train and write `model/` and `metrics.json` into `config["out"]`."""
+    rank, _, device = workers.prepare(config)
+    stage, out = config["stage"], Path(config["out"])
+    windows = [
+        load_windows(robot, Path(path), IntentCache(Path(config["caches"][robot])), stage["policy"]["chunk"])
+        for robot, path in config["datasets"].items()
+    ]
+    statistics = statistics_of(windows)
+    data = BatchMaker(windows, statistics)
+    contract = Contract(
+        policy=PolicyConfig(**stage["policy"]),
+        embodiments=tuple(config["datasets"]),
+        intent_width=windows[0].cache.width,
+        max_tokens=max(w.cache.tokens for w in windows),
+        statistics=statistics,
+        **config["contract"] | {"cameras": tuple(config["contract"]["cameras"])},
+    )
+    torch.manual_seed(config["seed"])
+    policy = contract.build_policy().to(device)
+    wrapped = workers.parallelise(policy, "ddp", [])
+    progress = _run(config, policy, wrapped, data, out / "train" / "checkpoint.pt")
+    if rank == 0:
+        write_checkpoint(out / "model", Path(config["mllm"]), contract, progress.pop("average"))
+        write_json(out / "metrics.json", _metrics(progress, policy, windows, stage))
+    dist.barrier()
+
+
+def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: BatchMaker, path: Path) -> dict[str, Any]:
+    stage, rank, world = config["stage"], dist.get_rank(), dist.get_world_size()
+    device = next(policy.parameters()).device
+    optimizer = make_optimizer(policy, learning_rate=stage["learning_rate"], weight_decay=stage["weight_decay"])
+    schedule = cosine_schedule(optimizer, steps=stage["steps"], warmup=stage["warmup"], floor=0.05)
+    progress: dict[str, Any] = {"step": 0, "curve": [], "validation": [], "seconds": 0.0}
+    average = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    if saved := workers.load_checkpoint(path):
+        workers.load_full_state(wrapped, optimizer, saved)
+        schedule.load_state_dict(saved["schedule"])
+        progress, average = saved["progress"], {n: t.to(device, copy=True) for n, t in saved["average"].items()}
+        if rank == 0:
+            print(f"[stage2] going on from step {progress['step']}", flush=True)
+
+    bf16 = config["dtype"] == "bfloat16"
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+    spent, started, last_save, first = progress["seconds"], time.monotonic(), time.monotonic(), progress["step"]
+    sums, counted = torch.zeros(len(KEYS), device=device), 0
+    wrapped.train()
+    for step in range(first, stage["steps"]):
+        order = row_order(len(data.train_rows), step * stage["batch"], stage["batch"], config["seed"])
+        batch = data.batch(data.train_rows[order[rank::world]], device)
+        generator = torch.Generator().manual_seed(hash((config["seed"], step, rank)) % 2**62)
+        with autocast:
+            losses = wrapped(batch, generator, stage["draws"])
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), stage["clip_norm"])
+        optimizer.step()
+        schedule.step()
+        policy.update_target()
+        ema_update(average, policy.state_dict(), step, stage["ema"])
+        sums += torch.stack([losses[key].detach().float() for key in KEYS])
+        counted += 1
+        now = time.monotonic()
+        progress |= {"step": step + 1, "seconds": spent + now - started}
+        last = step + 1 == stage["steps"]
+        if (step + 1) % LOG_EVERY == 0 or last:
+            _log(progress, (sums / counted).tolist(), stage, (step + 1 - first) * stage["batch"] / (now - started), rank)
+            sums.zero_()
+            counted = 0
+        if (step + 1) % stage["validate_every"] == 0 or last:
+            progress["validation"].append({"step": step + 1} | _validate(policy, average, data, device))
+        if ((step + 1) % 10 == 0 and _agree(now - last_save > stage["checkpoint_every_s"])) or last:
+            state = workers.full_state(wrapped, optimizer)
+            workers.save_checkpoint(path, state | {"schedule": schedule.state_dict(), "progress": progress, "average": average})
+            last_save = now
+    return progress | {"average": average}
+
+
+def _agree(due: bool) -> bool:
+    """Rank 0's opinion, on every rank: clocks differ, and saving is collective."""
+    flag = torch.tensor(int(due))
+    dist.broadcast(flag, src=0)
+    return bool(flag)
+
+
+@torch.no_grad()
+def _validate(policy: Policy, average: dict[str, torch.Tensor], data: BatchMaker, device: torch.device) -> dict[str, float]:
+    """Losses of the averaged weights on held-out episodes, with the same noise every time."""
+    rows = data.validation_rows if len(data.validation_rows) else data.train_rows[:VALIDATION_BATCH]
+    generator = torch.Generator().manual_seed(0)
+    current = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    policy.load_state_dict(average)
+    policy.eval()
+    totals: dict[str, float] = {}
+    for first in range(0, len(rows), VALIDATION_BATCH):
+        part = rows[first : first + VALIDATION_BATCH]
+        losses = policy(data.batch(part, device), generator)
+        for key in ("flow", "future", "copy"):
+            totals[key] = totals.get(key, 0.0) + float(losses[key]) * len(part) / len(rows)
+    policy.load_state_dict(current)
+    policy.train()
+    return {f"val_{key}": round(value, 5) for key, value in totals.items()}
+
+
+def _log(progress: dict[str, Any], losses: list[float], stage: dict[str, Any], rate: float, rank: int) -> None:
+    point = {"step": progress["step"]} | {key: round(value, 5) for key, value in zip(KEYS, losses, strict=True)}
+    progress["curve"].append(point | {"samples_per_s": round(rate, 1)})
+    if rank == 0:
+        left_s = (stage["steps"] - progress["step"]) * stage["batch"] / rate
+        print(
+            f"[stage2] {progress['step']}/{stage['steps']}  flow {point['flow']:.4f}  future {point['future']:.3f}"
+            f"  {rate:.0f} samples/s  {left_s:.0f} s left",
+            flush=True,
+        )
+
+
+def _metrics(progress: dict[str, Any], policy: Policy, windows: list[RobotWindows], stage: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "curve": progress["curve"],
+        "validation": progress["validation"],
+        "parameters": sum(p.numel() for p in policy.parameters() if p.requires_grad),
+        "windows": int(np.sum([len(w.state) for w in windows])),
+        "samples_per_s": round(stage["steps"] * stage["batch"] / max(progress["seconds"], 1e-9), 1),
+    }

@@ -1,0 +1,69 @@
+"""Success rates with the uncertainty that few episodes leave.
+
+Wilson's interval (E. B. Wilson, 1927) for a share of yes among n tries: unlike the usual plus-minus it stays inside [0, 1] and
+is sensible for 0 of 30 and 30 of 30, which is what policies give. An interval over several cells treats their episodes as one
+sample, which makes it a little too wide when the cells differ, never too narrow.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import NormalDist, median
+from typing import Any
+
+CONFIDENCE = 0.95
+
+Result = Mapping[str, Any]
+"""One line of `episodes.jsonl`: an `EpisodeResult` as plain values."""
+
+
+def wilson(successes: int, tries: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """(low, high) of the success rate. Without a try nothing is known: (0, 1). ValueError for impossible counts."""
+    if not 0 <= successes <= tries:
+        raise ValueError(f"{successes} successes in {tries} tries")
+    if tries == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / tries
+    shrink = 1 + z * z / tries
+    centre = (rate + z * z / (2 * tries)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries))
+    # At the ends the formula gives 0 and 1 exactly, but for rounding.
+    low = 0.0 if successes == 0 else max(centre - half, 0.0)
+    high = 1.0 if successes == tries else min(centre + half, 1.0)
+    return low, high
+
+
+def success_row(results: Sequence[Result]) -> dict[str, Any]:
+    """Counts, rate and interval of some episodes. Errors are failures, and are counted apart as well."""
+    successes = sum(bool(result["success"]) for result in results)
+    low, high = wilson(successes, len(results))
+    steps = [result["steps"] for result in results if result["success"]]
+    return {
+        "episodes": len(results),
+        "successes": successes,
+        "rate": successes / len(results) if results else 0.0,
+        "low": low,
+        "high": high,
+        "errors": sum(bool(result["error"]) for result in results),
+        "failures": dict(sorted(Counter(r["failure"] for r in results if not r["success"]).items())),
+        "median_steps": median(steps) if steps else None,
+    }
+
+
+def success_rows(results: Iterable[Result], name: str, key: Callable[[Result], str]) -> list[dict[str, Any]]:
+    """A row for each value of `key` and each policy, in the order in which they first occur; `name` heads the value."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((key(result), result["policy"]), []).append(result)
+    return [{name: value, "policy": policy, **success_row(group)} for (value, policy), group in groups.items()]
+
+
+def summarise_episodes(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
+    """Success by cell, by robot, by task and over all, a row for each policy."""
+    return {
+        "cells": success_rows(results, "cell", lambda result: result["cell"]),
+        "robots": success_rows(results, "robot", lambda result: result["cell"].partition("/")[0]),
+        "tasks": success_rows(results, "task", lambda result: result["cell"].partition("/")[2]),
+        "overall": success_rows(results, "all", lambda _: "all"),
+    }

@@ -1,0 +1,84 @@
+"""Folders as the stages leave them, for the tests of the report: real files in the agreed formats, with invented numbers."""
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blm.pipelines.fingerprint import versions
+from blm.pipelines.memory import machine
+
+STAGES = ("collect", "render", "corpora", "stage1", "intents", "stage2", "evaluate")
+
+
+def make_inputs(root: Path, *, cells: tuple[str, ...] = ("panda/PushCube", "panda/PickCube")) -> dict[str, Path]:
+    """Finished folders of all stages under `root`, by stage name."""
+    folders = {stage: root / f"{stage}-0123abcd" for stage in STAGES}
+    for stage, folder in folders.items():
+        folder.mkdir(parents=True)
+        _write(folder / "manifest.json", manifest(stage))
+    _write(folders["collect"] / "failures.json", {"panda/PushCube": {"no_path": 7, "task_not_done": 3}})
+    _write(folders["stage1"] / "metrics.json", {"curve": _curve(1500, 6.0)})
+    _write(folders["stage2"] / "metrics.json", {"curve": _curve(3000, 1.2)})
+    _write(folders["intents"] / "probe.json", {"layer": 3, "names": ["object", "goal"], "error_cm": [0.31, 0.92]})
+    _write(folders["evaluate"] / "summary.json", {"cells": [cell for name in cells for cell in _cells(name)]})
+    categories = [
+        {"category": c, "n": 150, "before": 0.02, "after": a, "majority": 0.3, "no_picture": 0.28}
+        for c, a in (("object position", 0.81), ("goal position", 0.74), ("relation", 0.93), ("colour", 0.99))
+    ]
+    _write(folders["evaluate"] / "digital.json", {"categories": categories})
+    for name in cells[:2]:
+        for seed, outcome in ((1_000_001, "success"), (1_000_002, "success"), (1_000_007, "failure")):
+            write_video(folders["evaluate"] / "videos" / f"{name.replace('/', '_')}-seed-{seed}-{outcome}.mp4", seed)
+    return folders
+
+
+def manifest(stage: str) -> dict[str, Any]:
+    """A manifest with every field the runner writes."""
+    return {
+        "format": 1, "stage": stage, "version": 1, "fingerprint": "0123abcd" * 8, "config": {"option": 1}, "seed": 0,
+        "world": {"cells": ["panda/PushCube"], "cameras": ["front"], "image_px": 112, "geometry": "lite"},
+        "resources": {}, "inputs": {}, "summary": {"episodes": 400, "success_rate": 0.91, "episodes_per_s": 9.4},
+        "begun": "2026-01-01 10:00:00", "finished": "2026-01-01 10:02:05", "attempts": 1, "wall_s": 125.3,
+        "peak_memory_gb": 3.2, "machine": machine(), "versions": versions(), "code": "00", "other_code": [],
+        "content": "00", "files": [{"path": "a", "bytes": 1_234_567, "sha256": "00"}],
+    }  # fmt: skip
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
+
+
+def _curve(steps: int, start: float) -> list[dict[str, float]]:
+    noise = np.random.default_rng(0)
+    return [
+        {"step": step, "loss": start * math.exp(-4 * step / steps) + 0.02 + 0.1 * float(noise.random()) / (1 + step / 50)}
+        for step in range(0, steps, 10)
+    ]
+
+
+def _cells(name: str) -> list[dict[str, Any]]:
+    common = {"cell": name, "episodes": 50, "median_steps": 23}
+    return [
+        common | {"policy": "blm", "successes": 46, "rate": 0.92, "low": 0.81, "high": 0.97, "failures": {"time_out": 4}},
+        common | {"policy": "random", "successes": 1, "rate": 0.02, "low": 0.0, "high": 0.1, "failures": {"time_out": 49}},
+    ]
+
+
+def write_video(path: Path, seed: int) -> None:
+    """A short clip of a square that moves, 64 by 64 pixels."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(10))
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for i in range(10):
+            frame = np.full((64, 64, 3), 40 + seed % 50, np.uint8)
+            frame[20:36, 4 * i : 4 * i + 16] = (220, 120, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
