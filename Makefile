@@ -24,7 +24,7 @@ doctor: setup ## check every part of the installation
 
 serve: setup ## chat and actions over HTTP from the newest trained model (CHECKPOINT=..., ARGS=...)
 	@test -n "$(CHECKPOINT)" || { echo "error: no trained model in runs/; run 'make demo', or name one: make serve CHECKPOINT=folder" >&2; exit 2; }
-	$(VENV)/bin/blm serve $(CHECKPOINT) $(ARGS)
+	$(VENV)/bin/blm serve --model $(CHECKPOINT) $(ARGS)
 
 test: setup lint ## lint, then the test suite (PYTEST_ARGS='-k name')
 	$(VENV)/bin/pytest $(PYTEST_ARGS)

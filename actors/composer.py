@@ -54,9 +54,7 @@ class Composed:
 def compose(
     env: CellEnv, *, seed: int, rng: np.random.Generator, episodes: Sequence[Episode], config: ComposeConfig
 ) -> Composed:
-    """Put `env` into a random scene. Reads as `env.object_positions()` and draws as `env.render()`
-    afterwards.
-    """
+    """Put `env` into a random scene. Reads as `env.object_positions()` and draws as `env.render()` afterwards."""
     if episodes and rng.random() < config.episode_share:
         episode = episodes[int(rng.integers(len(episodes)))]
         last = len(episode.states) - 1

@@ -1,8 +1,8 @@
 """Start Ray on this machine, or join a cluster that runs: the one place where Ray is configured.
 
-Ray reads most of its settings from the environment when it is imported, so `connect` sets them first. It also keeps the console
-for the pipeline's own words: what libraries and worker processes log stays in the Ray session's folder, except for lines that
-workers print as progress (`[stage] text`). BLM_RAY_LOGS=all shows everything.
+Ray reads most of its settings from the environment when it is imported, so `connect` sets them first. It also keeps
+the console for the pipeline's own words: what libraries and worker processes log stays in the Ray session's folder,
+except for lines that workers print as progress (`[stage] text`). BLM_RAY_LOGS=all shows everything.
 """
 
 import logging
@@ -46,17 +46,18 @@ PROGRESS = re.compile(r"\[[a-z][a-z0-9_]*\] ")
 def connect(
     *, num_cpus: int, num_gpus: int = 0, object_store_gb: float = 1.0, address: str | None = None
 ) -> dict[str, Any]:
-    """Start a local Ray, or join the cluster at `address` (`auto`: the one on this machine). Returns the cluster's resources.
+    """Start a local Ray, or join the cluster at `address` (`auto`: the one on this machine). Returns the cluster's
+    resources.
 
-    num_cpus, num_gpus: what a local Ray offers; logical, so more than the machine has is allowed. Ignored when joining.
-    address: also taken from RAY_ADDRESS, which Ray sets for submitted jobs. Connecting twice is harmless.
+    num_cpus, num_gpus: what a local Ray offers; logical, so more than the machine has is allowed. Ignored when
+    joining. address: also taken from RAY_ADDRESS, which Ray sets for submitted jobs. Connecting twice is harmless.
     Raises UserError for an address that cannot be reached, and for Ray Client addresses.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address and address.startswith("ray://"):
         raise UserError(
-            f"address {address} is a Ray Client address, behind which Ray Train and Ray Data drivers do not work; run blm on "
-            "a machine of the cluster with --address auto, or send it there: ray job submit -- blm run ..."
+            f"address {address} is a Ray Client address, behind which Ray Train and Ray Data drivers do not work; "
+            "run blm on a machine of the cluster with --address auto, or send it there: ray job submit -- blm run ..."
         )
     local = address in (None, "local")
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if local else {})).items():
@@ -93,7 +94,8 @@ def _join(address: str, common: dict[str, Any]) -> None:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"no Ray cluster can be joined at {address} ({reason}); start one with `ray start --head`, or leave --address out"
+            f"no Ray cluster can be joined at {address} ({reason}); start one with "
+            "`ray start --head`, or leave --address out"
         ) from error
 
 
@@ -104,7 +106,7 @@ def _show_only_progress() -> None:
     """
     from ray._private import worker
 
-    def show(batch: dict[str, Any], ignore_prefix: bool = False) -> None:  # noqa: ARG001 - Ray's signature
+    def show(batch: dict[str, Any], ignore_prefix: bool = False) -> None:
         for line in batch["lines"]:
             if PROGRESS.match(line):
                 print(line, flush=True)
@@ -157,8 +159,9 @@ def disconnect() -> None:
 def cause_of(error: BaseException) -> UserError | None:
     """The UserError at the bottom of what Ray wraps round an exception of a worker, or None if there is none.
 
-    Ray hands over a worker's exception as RayTaskError.cause, a training worker's in WorkerGroupError.worker_failures, and Ray
-    Data's only as `__cause__` text: exceptions lose that link on their way between processes.
+    Ray hands over a worker's exception as RayTaskError.cause, a training worker's in
+    WorkerGroupError.worker_failures, and Ray Data's only as `__cause__` text: exceptions lose that link on their way
+    between processes.
     """
     waiting: list[Any] = [error]
     seen: set[int] = set()

@@ -112,7 +112,7 @@ def fingerprint(model_dir: str | Path, layer: int, max_text_tokens: int) -> str:
     """Hash of weights, tokenizer, chat format, preprocessing and layer: what an intent depends on besides its input."""
     digest = hashlib.sha256(f"{PREPROCESSING_VERSION}:{layer}:{max_text_tokens}".encode())
     digest.update(policy_messages(1, "{instruction}")[0]["text"].encode())
-    files = sorted(Path(model_dir).glob("*.safetensors")) + [Path(model_dir) / "tokenizer.json"]
+    files = sorted(Path(model_dir).glob("model*.safetensors")) + [Path(model_dir) / "tokenizer.json"]
     for file in files:
         if file.is_file():
             with file.open("rb") as stream:

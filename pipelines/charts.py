@@ -4,10 +4,11 @@ Colours are CSS classes of the page (`report_page.STYLE`); all text is escaped.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+Scale = Callable[[float], float]
 WIDTH_PX, HEIGHT_PX = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 40
 
@@ -53,9 +54,12 @@ def number(value: float) -> str:
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_y: bool = False) -> str:
     """Curves over a common x axis. Points that are not finite (or not above zero on a log axis) are left out."""
     kept = [
-        Line(name=line.name, points=tuple(
-            (x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)
-        ))
+        Line(
+            name=line.name,
+            points=tuple(
+                (x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)
+            ),
+        )
         for line in lines
     ]
     kept = [line for line in kept if line.points]
@@ -87,7 +91,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_y: bool
     return _svg("".join(parts), WIDTH_PX, HEIGHT_PX, f"{y_label} over {x_label}") + legend([line.name for line in kept])
 
 
-def _axes(x_ticks: list[float], y_ticks: list[float], px, py, *, x_label: str, y_label: str) -> str:  # noqa: ANN001
+def _axes(x_ticks: list[float], y_ticks: list[float], px: Scale, py: Scale, *, x_label: str, y_label: str) -> str:
     """Grid, tick labels and axis titles."""
     parts = []
     for y in y_ticks:
@@ -119,7 +123,7 @@ class Rate:
 
 
 def rate_chart(rates: Sequence[Rate]) -> str:
-    """Success rates with their intervals, one row each, with random actions and the paper's number as marks beside them."""
+    """Success rates with their intervals, one row each; random actions and the paper's number as marks beside them."""
     row_px, left, right, top = 34, 190, 24, 8
     width, height = 680, top + row_px * len(rates) + 26
 
@@ -137,7 +141,8 @@ def rate_chart(rates: Sequence[Rate]) -> str:
         if rate.paper is not None:
             x = px(rate.paper)
             parts.append(
-                f"<path class='mark paper' d='M{x:.1f} {y - 9} l7 9 l-7 9 l-7 -9 z'><title>paper: {rate.paper:.0%}</title></path>"
+                f"<path class='mark paper' d='M{x:.1f} {y - 9} l7 9 l-7 9 l-7 -9 z'>"
+                f"<title>paper: {rate.paper:.0%}</title></path>"
             )
         if rate.random is not None:
             x = px(rate.random)

@@ -1,7 +1,7 @@
 """The command `blm`: what the project can do, and the way to each part of it.
 
-Only this file and the command that is called are imported, so that `blm --help` answers at once. A mistake that a person can
-mend is one line beginning with `error:` and exit code 2; Ctrl-C and SIGTERM end with exit code 130.
+Only this file and the command that is called are imported, so that `blm --help` answers at once. A mistake that a
+person can mend is one line beginning with `error:` and exit code 2; Ctrl-C and SIGTERM end with exit code 130.
 """
 
 import argparse
@@ -35,15 +35,13 @@ class Command:
 GROUPS: dict[str, tuple[Command, ...]] = {
     "The whole pipeline": (
         Command(name="run", about="all stages in order; skips what is finished, resumes what is not", module="cli_run"),
-        Command(name="status", about="which stages of a run are finished, when, and how long they took", module="cli_status"),
+        Command(
+            name="status", about="which stages of a run are finished, when, and how long they took", module="cli_status"
+        ),
         Command(name="presets", about="the configurations that ship with blm", module="cli_status"),
     ),
-    "Its stages, in order": tuple(
-        Command(name=stage.name, about=stage.about, module="cli_run") for stage in STAGES
-    ),
-    "The trained model at work": (
-        Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),
-    ),
+    "Its stages, in order": tuple(Command(name=stage.name, about=stage.about, module="cli_run") for stage in STAGES),
+    "The trained model at work": (Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),),
     "This machine": (
         Command(name="doctor", about="check every part of the installation, and say how to mend what is missing"),
     ),
@@ -68,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """Call `body`; turn every way in which it can end into an exit code and, if it failed, into words on standard error."""
+    """Call `body`; turn any way in which it ends into an exit code and, if it failed, words on standard error."""
     interrupt.install()
     try:
         return body()
@@ -97,9 +95,7 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"unknown command {name!r}; {nearest(name, COMMANDS)} (see `blm --help`)")
     command = COMMANDS[name]
     module = importlib.import_module(f"{__package__}.{command.module or name}")
-    parser = Parser(
-        prog=f"blm {name}", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog=f"blm {name}", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
     arguments = parser.parse_args(words[1:])

@@ -14,8 +14,11 @@ def options_of(stage: str) -> str:
     name = f"{stage.capitalize()}Config"
     for node in ast.parse(Path(spec.origin).read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return "\n".join(_option(stage, field, after) for field, after in zip(node.body, [*node.body[1:], None]) if
-                             isinstance(field, ast.AnnAssign))
+            return "\n".join(
+                _option(stage, field, after)
+                for field, after in zip(node.body, [*node.body[1:], None], strict=True)
+                if isinstance(field, ast.AnnAssign)
+            )
     return ""
 
 

@@ -1,7 +1,7 @@
 """`blm run`, and each stage as a command of its own.
 
-    blm run --preset tiny [--set stage2.steps=500] [--name trial] [--until stage2] [--from stage1]
-    blm stage2 --preset tiny
+blm run --preset tiny [--set stage2.steps=500] [--name trial] [--until stage2] [--from stage1]
+blm stage2 --preset tiny
 """
 
 import argparse
@@ -16,15 +16,25 @@ from blm.pipelines.stages import STAGES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm run` and, the last group left out, of each stage."""
     stage = parser.prog.split()[-1]
-    parser.add_argument("--preset", default="tiny", metavar="NAME", help="a shipped preset or a YAML file (default: tiny)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        "--preset", default="tiny", metavar="NAME", help="a shipped preset or a YAML file (default: tiny)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
         help="override one option, for example --set stage2.steps=500; may be given again",
     )
     parser.add_argument("--name", metavar="NAME", help="folder of this run under --root (default: the preset's name)")
-    parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: runs)")
     parser.add_argument(
-        "--address", metavar="ADDRESS", help="join this Ray cluster (auto: the one on this machine) instead of starting one"
+        "--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: runs)"
+    )
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="join this Ray cluster (auto: the one on this machine) instead of starting one",
     )
     parser.add_argument(
         "--accept-code", action="store_true", help="keep finished and half-finished work that other code made"

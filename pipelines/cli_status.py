@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm status`; `blm presets` has none."""
     if parser.prog.endswith("status"):
         parser.add_argument("run", nargs="?", help="name or folder of a run (default: every run under --root)")
-        parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: runs)")
+        parser.add_argument(
+            "--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: runs)"
+        )
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ class CollectConfig:
             raise UserError(f"collect.speed is {self.speed}; give a share from 0.05 to 1")
         if self.first_seed + self.most_seeds > seed_range("collect").stop:
             raise UserError(
-                f"collect.first_seed {self.first_seed} with {self.episodes_per_cell} episodes a cell runs into the seeds "
+                f"collect.first_seed {self.first_seed} with {self.episodes_per_cell} episodes a cell runs into seeds "
                 f"of evaluation; stay below {seed_range('collect').stop - self.most_seeds}"
             )
 

@@ -1,8 +1,8 @@
 """The configuration of a run: what each stage declares beside its code, composed, and filled from a preset.
 
-A preset is a YAML file with one group of options a stage; `--set stage1.steps=500` overrides single options. The defaults
-everywhere are those of the `tiny` preset, which is therefore almost empty. Importing this module imports every stage, and with
-them PyTorch: commands that need no configuration do not import it.
+A preset is a YAML file with one group of options a stage; `--set stage1.steps=500` overrides single options. The
+defaults everywhere are those of the `tiny` preset, which is therefore almost empty. Importing this module imports
+every stage, and with them PyTorch: commands that need no configuration do not import it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from blm.pipelines.collect import CollectConfig
 from blm.pipelines.corpora import CorporaConfig
 from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.intents import IntentsConfig
+from blm.pipelines.preset_files import preset_path
 from blm.pipelines.render import RenderConfig
 from blm.pipelines.report import ReportConfig
-from blm.pipelines.preset_files import preset_path
 from blm.pipelines.schema import build, check, parse_yaml
 from blm.pipelines.stage1 import Stage1Config
 from blm.pipelines.stage2 import Stage2Config

@@ -85,7 +85,7 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
     items = _scene_items(config, context, parts)
     _render_scenes(config, context, items)
     by_split = {split: [Path(item["part"]) for item in items if item["split"] == split] for split in SPLITS}
-    plans, dropped = _plan_conversations(config, context, by_split)
+    plans, kept = _plan_conversations(config, context, by_split)
     for split in SPLITS:
         shutil.rmtree(context.out / split, ignore_errors=True)
     arguments = {"seed": context.seed}
@@ -95,7 +95,7 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
     summary: dict[str, Any] = {split: describe(context.out / split) for split in SPLITS}
     for split in SPLITS:
         context.progress(f"{split}: {summary[split]['rows']} conversations, {summary[split]['questions']} questions")
-    summary["dropped_scenes"] = dropped
+    summary["scenes_kept"] = kept
     shutil.rmtree(parts)
     context.tracker.log_metrics({"corpora_s": time.perf_counter() - started_s, **summary})
     return summary
@@ -133,9 +133,7 @@ def _scene_items(config: CorporaConfig, context: StageContext, parts: Path) -> l
 
 
 def _episode_files(context: StageContext, slug: str) -> list[Path]:
-    """The kept demonstrations of a cell, none if the stage runs without them. UserError if a file is
-    damaged.
-    """
+    """The kept demonstrations of a cell, none if the stage runs without them. UserError if a file is damaged."""
     if "collect" not in context.inputs:
         return []
     folder = context.inputs["collect"] / "episodes" / slug
@@ -165,39 +163,43 @@ def _render_scenes(config: CorporaConfig, context: StageContext, items: list[dic
 
 def _plan_conversations(
     config: CorporaConfig, context: StageContext, parts: dict[str, list[Path]]
-) -> tuple[list[dict[str, Any]], int]:
-    """Which questions are asked about which scene, as pieces of work for `ConversationWriter`; and how many
-    scenes dropped.
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Which questions are asked about which scene, as pieces of work; and how many scenes are kept a split.
+
+    A scene whose pictures came up before is left out.
     """
     seen: set[str] = set()
-    plans = []
-    dropped = 0
-    test_seeds: set[tuple[str, int]] = set()
+    seeds: dict[str, set[tuple[str, int]]] = {}
+    plans: list[dict[str, Any]] = []
+    kept: dict[str, int] = {}
     for split in reversed(SPLITS):  # test first: of two equal pictures the test keeps its own
-        facts = facts_of(parts[split])
-        kept = []
-        for fact in facts:
-            kept.append(fact.digest not in seen)
+        scenes = []
+        for fact in facts_of(parts[split]):
+            scenes.append({} if fact.digest in seen else answers(fact.scene))
             seen.add(fact.digest)
-        dropped += kept.count(False)
-        seeds = {(fact.cell, fact.seed) for fact in facts}
-        if split == "test":
-            test_seeds = seeds
-        assert split == "test" or not seeds & test_seeds, "a test seed occurs in training"
-        asked = [answers(fact.scene) if keep else {} for fact, keep in zip(facts, kept, strict=True)]
+            seeds.setdefault(split, set()).add((fact.cell, fact.seed))
+        kept[split] = sum(map(bool, scenes))
         if split == "train":
-            chosen = choose_training_questions(asked, config.turns, context.seed)
+            chosen = choose_training_questions(scenes, config.turns, context.seed)
         else:
-            chosen = choose_test_questions(asked, config.test_questions, context.seed)
-        first = 0
-        for part in parts[split]:
-            with open_parquet(part) as file:
-                n = file.metadata.num_rows
-            out = context.out / split / f"simulator-{part.name.removeprefix(f'{split}-')}"
-            questions = ["\n".join(categories) for categories in chosen[first : first + n]]
-            plans.append({"part": str(part), "out": str(out), "split": split, "questions": questions})
-            first += n
-    return plans, dropped
+            chosen = choose_test_questions(scenes, config.test_questions, context.seed)
+        plans += _plans_by_part(parts[split], context.out / split, split, chosen)
+    assert not seeds["train"] & seeds["test"], "a scene of the test split occurs in training"
+    return plans, kept
+
+
+def _plans_by_part(parts: list[Path], folder: Path, split: str, chosen: list[list[str]]) -> list[dict[str, Any]]:
+    """One piece of work for `ConversationWriter` a part, with the categories of each of its scenes."""
+    plans = []
+    first = 0
+    for part in parts:
+        with open_parquet(part) as file:
+            n = file.metadata.num_rows
+        out = folder / f"simulator-{part.name.removeprefix(f'{split}-')}"
+        questions = [" ".join(categories) for categories in chosen[first : first + n]]
+        plans.append({"part": str(part), "out": str(out), "split": split, "questions": questions})
+        first += n
+    return plans
 
 
 def describe(folder: Path) -> dict[str, Any]:

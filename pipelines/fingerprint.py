@@ -1,7 +1,9 @@
-"""Identity of a stage's work: a hash of what it was asked (fingerprint) and a hash of the code that did it (code hash).
+"""Identity of a stage's work: a hash of what it was asked (fingerprint) and a hash of the code that did it (code
+hash).
 
-The fingerprint names the stage's folder, so a change of configuration never overwrites a result: it gets another folder. The
-code hash is only compared: when the code behind a finished folder has changed, a person decides whether the result still counts.
+The fingerprint names the stage's folder, so a change of configuration never overwrites a result: it gets another
+folder. The code hash is only compared: when the code behind a finished folder has changed, a person decides whether
+the result still counts.
 """
 
 import ast
@@ -26,13 +28,23 @@ PLUMBING = (
 )
 """Modules that carry results but cannot change them: not part of any stage's code hash."""
 
-PACKAGES = ("torch", "transformers", "diffusers", "ray", "mani_skill", "sapien", "roboplan", "vllm", "numpy", "pyarrow", "mlflow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "ray",
+    "mani_skill",
+    "sapien",
+    "roboplan",
+    "vllm",
+    "numpy",
+    "pyarrow",
+    "mlflow",
+)
 """Packages whose versions a manifest records."""
 
 
-def fingerprint(
-    *, stage: str, version: int, config: Any, world: Any, seed: int, inputs: Mapping[str, str]
-) -> str:
+def fingerprint(*, stage: str, version: int, config: Any, world: Any, seed: int, inputs: Mapping[str, str]) -> str:
     """sha256 (64 hex) over a stage's name, format version, configuration, world, seed and its inputs' fingerprints."""
     identity = {
         "stage": stage,
@@ -60,9 +72,9 @@ def plain(value: Any) -> Any:
 
 @cache
 def code_hash(module: str) -> str:
-    """sha256 (64 hex) of a module's source and of every module of its package that it imports, directly or not.
+    """sha256 (64 hex) of a module's source, of its package's modules that it imports, and of `assets` beside them.
 
-    Imports are read off the source, also those inside functions; nothing is imported for it.
+    Imports, direct or not, are read off the source, also those inside functions; nothing is imported for it.
     """
     sources: dict[str, bytes] = {}
     waiting = [module]
@@ -78,7 +90,18 @@ def code_hash(module: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(sources):
         digest.update(name.encode() + b"\0" + hashlib.sha256(sources[name]).digest())
+    for folder in sorted({_folder(name) for name in sources}):
+        for path in sorted(p for p in (folder / "assets").rglob("*") if p.is_file()):
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _folder(name: str) -> Path:
+    """The folder of a module that has a source file."""
+    spec = _spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def _source(name: str) -> bytes | None:
@@ -90,7 +113,10 @@ def _source(name: str) -> bytes | None:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module lives. Only packages are asked, so that nothing but their (empty) `__init__` files is imported."""
+    """Where a module lives.
+
+    Only packages are asked, so that nothing but their (empty) `__init__` files is imported.
+    """
     parent = name.rpartition(".")[0]
     if parent:
         package = _spec(parent)

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM end a run the same way wherever it is.
 
-Ray's core replaces the SIGTERM handler of the process that connects (by one that aborts), and Ray Train the SIGINT handler of
-the main thread (by one that exits without a word). So a stage runs in a thread of its own, where Ray Train leaves handlers
-alone, the main thread waits for it, and the handlers are set again after Ray has started.
+Ray's core replaces the SIGTERM handler of the process that connects (by one that aborts), and Ray Train the SIGINT
+handler of the main thread (by one that exits without a word). So a stage runs in a thread of its own, where Ray Train
+leaves handlers alone, the main thread waits for it, and the handlers are set again after Ray has started.
 """
 
 import os
@@ -46,7 +46,7 @@ def interruptible(body: Callable[[], Any]) -> Any:
 
 
 def leave(code: int) -> int:
-    """The exit code; ends the process here if a stage's thread is left behind, which would crash in Python's own ending."""
+    """The exit code; ends the process here if a stage's thread is left behind, on which Python's ending would crash."""
     if any(thread.name == STAGE_THREAD and thread.is_alive() for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()

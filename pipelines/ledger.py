@@ -1,7 +1,7 @@
 """Results one by one in a JSON Lines file that a kill at any moment leaves usable.
 
-Lines are appended and forced to disk as results come. A kill can leave a torn last line, or a result that the next attempt makes
-once more: both are removed when the file is opened again.
+Lines are appended and forced to disk as results come. A kill can leave a torn last line, or a result that the next
+attempt makes once more: both are removed when the file is opened again.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from blm.model.errors import UserError
 
@@ -22,17 +22,16 @@ class Ledger:
     def __init__(self, path: Path, key: Sequence[str], keep: Callable[[Record], bool] = lambda _: True) -> None:
         """Open `path`, made if absent, and drop what is torn, doubled or not to be kept.
 
-        key: the fields that identify a record. UserError if a line other than the last is no JSON object with these fields.
+        key: the fields that identify a record. UserError if a whole line is no JSON object with these fields.
         """
         self._path = path
         self._key = tuple(key)
         lines = path.read_bytes().split(b"\n") if path.exists() else []
-        self._records = {
-            self.key_of(record): record for record in self._parse(lines) if keep(record)
-        }
-        if len(lines) - 1 != len(self._records):  # a file in order ends with one empty piece
+        self._records = {self.key_of(record): record for record in self._parse(lines) if keep(record)}
+        in_order = bool(lines) and not lines[-1] and len(lines) - 1 == len(self._records)
+        if not in_order:
             self._rewrite()
-        self._file = path.open("ab")
+        self._file: IO[bytes] = path.open("ab")
 
     def _parse(self, lines: list[bytes]) -> Iterable[Record]:
         for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn, or nothing
@@ -41,7 +40,7 @@ class Ledger:
                 self.key_of(record)
             except (ValueError, TypeError, KeyError):
                 raise UserError(
-                    f"{self._path} line {number} is not a result of this version; delete the file and run the stage again"
+                    f"{self._path} line {number} is no result of this version; delete the file and run the stage again"
                 ) from None
             yield record
 
@@ -76,6 +75,16 @@ class Ledger:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._records |= {self.key_of(record): record for record in new}
+
+    def drop(self, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Remove the records of these keys, where there are any."""
+        present = [key for key in keys if key in self._records]
+        if present:
+            for key in present:
+                del self._records[key]
+            self._file.close()
+            self._rewrite()
+            self._file = self._path.open("ab")
 
     def close(self) -> None:
         """Close the file."""

@@ -1,7 +1,7 @@
 """How long a stage took and how much memory its whole process tree held: the driver, Ray and every worker.
 
-Memory is the proportional set size, in which a page shared by n processes counts 1/n for each: the sum over the tree is what
-the machine really gives, where the sum of resident sizes would count PyTorch's libraries once a worker.
+Memory is the proportional set size, in which a page shared by n processes counts 1/n for each: the sum over the tree
+is what the machine really gives, where the sum of resident sizes would count PyTorch's libraries once a worker.
 """
 
 import os

@@ -41,7 +41,10 @@ class Done:
 
 
 def make_plan(config: Any, stages: Sequence[Stage], run_root: Path) -> dict[str, Step]:
-    """The steps of a run, by stage name, in order. Fingerprints need no output: they chain through the inputs' fingerprints."""
+    """The steps of a run, by stage name, in order.
+
+    Fingerprints need no output: they chain through the inputs' fingerprints.
+    """
     plan: dict[str, Step] = {}
     for stage in stages:
         _, version = stage.load()
@@ -81,8 +84,9 @@ def input_identities(step: Step, plan: Mapping[str, Step]) -> dict[str, dict[str
         manifest = read_manifest(plan[name].folder)
         if manifest is None:
             raise UserError(
-                f"{step.stage.name} needs {name}, which is not finished in {plan[name].folder.parent}; run `blm {name}` with the "
-                f"same options first, or `blm run --until {step.stage.name}`"
+                f"{step.stage.name} needs {name}, which is not finished in {plan[name].folder.parent}; run "
+                f"`blm {name}` "
+                f"with the same options first, or `blm run --until {step.stage.name}`"
             )
         identities[name] = {"fingerprint": manifest["fingerprint"], "content": manifest["content"]}
     return identities
@@ -99,13 +103,13 @@ def check_code(steps: Sequence[Step], *, accept: bool) -> None:
         return
     names = ", ".join(step.stage.name for step in other)
     raise UserError(
-        f"{other[0].folder.parent} holds work of other code than this: {names}; keep it with --accept-code, make it anew with "
-        f"--from {other[0].stage.name}, or leave it alone and choose another run with --name"
+        f"{other[0].folder.parent} holds work of other code than this: {names}; keep it with --accept-code, make it "
+        f"anew with --from {other[0].stage.name}, or leave it alone and choose another run with --name"
     )
 
 
 def discard(steps: Sequence[Step]) -> None:
-    """Delete the folders of steps, last one first, so that a kill in between leaves no step standing on a missing input."""
+    """Delete the folders of steps, last one first: a kill in between leaves no step standing on a missing input."""
     for step in reversed(steps):
         if step.folder.exists():
             (step.folder / "manifest.json").unlink(missing_ok=True)  # half a deletion must not look finished

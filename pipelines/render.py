@@ -239,9 +239,7 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
 def _episodes_in_order(
     places: list[tuple[str, int, Path, int]], features: dict[str, Feature]
 ) -> Iterator[EpisodeFrames]:
-    """Episodes one by one. Parts hold neighbouring seeds, so keeping the last one open reads each about
-    once.
-    """
+    """Episodes one by one. Parts hold neighbouring seeds, so keeping the last one open reads each about once."""
     opened: tuple[Path, pa.Table] | None = None
     previous: tuple[str, int] | None = None
     for cell, seed, part, row in places:

@@ -1,7 +1,7 @@
 """Stage `report`: the results of a run on one self-contained HTML page.
 
-Tables, intervals, curves and videos are inside the page; nothing is fetched when it is opened, so it can be mailed or archived.
-Parts whose inputs are absent are left out.
+Tables, intervals, curves and videos are inside the page; nothing is fetched when it is opened, so it can be mailed or
+archived. Parts whose inputs are absent are left out.
 
     blm report --preset tiny
 """
@@ -58,12 +58,16 @@ def report(config: ReportConfig, context: StageContext) -> dict[str, Any]:
     temporary.write_text(text)
     os.replace(temporary, path)
     context.tracker.log_artifact(path)
-    return {"page": path.name, "sections": sum(part is not None for part in parts), "megabytes": round(len(text) / 1e6, 2)}
+    return {
+        "page": path.name,
+        "sections": sum(part is not None for part in parts),
+        "megabytes": round(len(text) / 1e6, 2),
+    }
 
 
 def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], evaluate: Path) -> str:
     """What, on which machine, and the run's headline numbers as tiles."""
-    machine = next((m["machine"] for m in manifests.values() if "machine" in m), {})
+    machine: dict[str, Any] = next((m["machine"] for m in manifests.values() if "machine" in m), {})
     world = context.world
     facts = [
         f"run <b>{escape(context.out.parent.name)}</b>",
@@ -84,7 +88,9 @@ def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], eval
         tiles.append((duration(sum(m["wall_s"] for m in manifests.values())), "for all stages"))
         peak = max(m.get("peak_memory_gb", 0.0) for m in manifests.values())
         tiles.append((f"{peak:.1f} GB", "peak memory"))
-    shown = "".join(f"<div class='tile'><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles)
+    shown = "".join(
+        f"<div class='tile'><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles
+    )
     return f"<p class='lead'>{' · '.join(facts)}</p><div class='tiles'>{shown}</div>"
 
 

@@ -38,7 +38,7 @@ def cell(value: object) -> str:
     if isinstance(value, Html):
         return value.text
     if value is None:
-        return "<span class='quiet'>–</span>"
+        return "<span class='quiet'>&ndash;</span>"
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -152,7 +152,8 @@ figure{margin:0}
 video{width:100%;aspect-ratio:1;object-fit:contain;border-radius:8px;background:#000;display:block}
 figcaption{font-size:.84rem;color:var(--soft);margin-top:5px}
 details{margin-top:14px}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
-pre{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-x:auto;white-space:pre-wrap;margin:10px 0 0}
+pre{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-x:auto;white-space:pre-wrap;
+margin:10px 0 0}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:20px 32px}
 @media (max-width:600px){section{padding:18px 16px}main{padding:24px 12px 60px}h1{font-size:1.6rem}}
 @media print{section{break-inside:avoid}body{background:none}}

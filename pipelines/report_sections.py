@@ -40,7 +40,10 @@ def physical(evaluate: Path) -> Section | None:
     random = {c["cell"]: c for c in cells if c["policy"] == "random"}
     rates = [
         Rate(
-            name=c["cell"], rate=c["rate"], low=c["low"], high=c["high"],
+            name=c["cell"],
+            rate=c["rate"],
+            low=c["low"],
+            high=c["high"],
             random=random[c["cell"]]["rate"] if c["cell"] in random else None,
             paper=paper_rate(*c["cell"].split("/")),
         )
@@ -51,17 +54,31 @@ def physical(evaluate: Path) -> Section | None:
     body = rate_chart(rates) + table(head, rows)
     if len(ours) > 2:
         body += "<h3>By robot and task</h3>" + _matrix(ours)
-    body += note("Seeds of these episodes were never collected from. Wilson intervals; an episode that broke counts as failed.")
+    body += note(
+        "Seeds of these episodes were never collected from. Wilson intervals; an episode that broke counts as failed."
+    )
     return Section(title="Physical space", anchor="physical", body=body + note(PAPER_NOTE) + _paper_physical())
 
 
 def _cell_row(c: Mapping[str, Any], random: Mapping[str, Any] | None) -> list[object]:
-    failures = ", ".join(f"{reason} {count}" for reason, count in sorted(c.get("failures", {}).items(), key=lambda f: -f[1]))
+    failures = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(c.get("failures", {}).items(), key=lambda f: -f[1])
+    )
     interval = Html(text=f"{100 * c['low']:.0f} to {100 * c['high']:.0f}&thinsp;%", right=True)
-    beside = None if random is None else Html(text=f"{100 * random['rate']:.0f}&thinsp;% of {random['episodes']}", right=True)
+    beside = (
+        None
+        if random is None
+        else Html(text=f"{100 * random['rate']:.0f}&thinsp;% of {random['episodes']}", right=True)
+    )
     return [
-        c["cell"], Html(text=f"<b>{100 * c['rate']:.0f}&thinsp;%</b>", right=True), interval, f"{c['successes']} of {c['episodes']}", beside,
-        percent(paper_rate(*c["cell"].split("/"))), c.get("median_steps"), failures or None,
+        c["cell"],
+        Html(text=f"<b>{100 * c['rate']:.0f}&thinsp;%</b>", right=True),
+        interval,
+        f"{c['successes']} of {c['episodes']}",
+        beside,
+        percent(paper_rate(*c["cell"].split("/"))),
+        c.get("median_steps"),
+        failures or None,
     ]
 
 
@@ -75,9 +92,9 @@ def _matrix(cells: Sequence[Mapping[str, Any]]) -> str:
         mine = [by_name.get(f"{robot}/{task}") for task in names]
         present = [c["rate"] for c in mine if c is not None]
         shown: list[object] = [
-            None if c is None else Html(
-                text=f"<b>{100 * c['rate']:.0f}</b><small>{100 * c['low']:.0f} to {100 * c['high']:.0f}</small>"
-            )
+            None
+            if c is None
+            else Html(text=f"<b>{100 * c['rate']:.0f}</b><small>{100 * c['low']:.0f} to {100 * c['high']:.0f}</small>")
             for c in mine
         ]
         rows.append([robot, *shown, Html(text=f"<b>{100 * sum(present) / len(present):.1f}</b>")])
@@ -104,19 +121,28 @@ def digital(evaluate: Path) -> Section | None:
         return None
     rows = [
         [
-            c["category"], c["n"], percent(c.get("before")), Html(text=f"<b>{100 * c['after']:.0f}&thinsp;%</b>", right=True),
-            percent(c.get("majority")), percent(c.get("no_picture")),
+            c["category"],
+            c["n"],
+            percent(c.get("before")),
+            Html(text=f"<b>{100 * c['after']:.0f}&thinsp;%</b>", right=True),
+            percent(c.get("majority")),
+            percent(c.get("no_picture")),
         ]
         for c in categories
     ]
     head = ("category", "questions", "before Stage I", "after Stage I", "commonest answer", "without the picture")
-    paper = [[model, *scores.values(), round(sum(scores.values()) / len(scores), 2)] for model, scores in DIGITAL.items()]
+    paper = [
+        [model, *scores.values(), round(sum(scores.values()) / len(scores), 2)] for model, scores in DIGITAL.items()
+    ]
     return Section(
         title="Digital space",
         anchor="digital",
         body=table(head, rows)
-        + note("Questions about scenes of held-out seeds. The last two columns say what an answer without seeing would score.")
-        + folded("Digital results of the paper (its own benchmarks), %", table(("model", *DIGITAL_BENCHMARKS, "average"), paper)),
+        + note("Questions about scenes of held-out seeds. The last two columns: what answers without seeing score.")
+        + folded(
+            "Digital results of the paper (its own benchmarks), %",
+            table(("model", *DIGITAL_BENCHMARKS, "average"), paper),
+        ),
     )
 
 
@@ -132,8 +158,13 @@ def probe(intents: Path) -> Section | None:
 
 
 def describe(value: Mapping[str, Any]) -> str:
-    """Any JSON object as tables: plain values first, lists of objects as tables of their own, nested objects below a heading."""
-    plain = [(k.replace("_", " "), _short(v)) for k, v in value.items() if not isinstance(v, Mapping) and not _records(v)]
+    """Any JSON object as tables:
+
+    plain values first, lists of objects as tables of their own, nested objects below a heading.
+    """
+    plain = [
+        (k.replace("_", " "), _short(v)) for k, v in value.items() if not isinstance(v, Mapping) and not _records(v)
+    ]
     body = facts(plain) if plain else ""
     for key, below in value.items():
         if isinstance(below, Mapping) and below:
@@ -165,14 +196,18 @@ def training(stage1: Path | None, stage2: Path | None) -> Section | None:
         curve = (load(folder / "metrics.json") or {}).get("curve") if folder else None
         if curve:
             parts.append(f"<div><h3>{title}</h3>{_curve(curve)}</div>")
-    return Section(title="Training", anchor="training", body=f"<div class='two'>{''.join(parts)}</div>") if parts else None
+    return (
+        Section(title="Training", anchor="training", body=f"<div class='two'>{''.join(parts)}</div>") if parts else None
+    )
 
 
 def _curve(curve: Sequence[Mapping[str, Any]]) -> str:
     """Every column of a curve whose name speaks of loss."""
     columns = [k for k in dict.fromkeys(k for point in curve for k in point) if "loss" in k]
     lines = [
-        Line(name=column.replace("_", " "), points=tuple((p["step"], p[column]) for p in curve if _finite(p.get(column))))
+        Line(
+            name=column.replace("_", " "), points=tuple((p["step"], p[column]) for p in curve if _finite(p.get(column)))
+        )
         for column in columns
     ]
     return line_chart(lines, x_label="step", y_label="loss", log_y=True)
@@ -192,7 +227,8 @@ def demonstrations(collect: Path, manifest: Mapping[str, Any]) -> Section | None
     if failures:
         rows = [
             (cell, reason, count)
-            for cell, reasons in failures.items() if isinstance(reasons, Mapping)
+            for cell, reasons in failures.items()
+            if isinstance(reasons, Mapping)
             for reason, count in sorted(reasons.items(), key=lambda r: -r[1])
         ]
         body += "<h3>Failures</h3>" + table(("cell", "reason", "episodes"), rows)
@@ -220,7 +256,8 @@ def videos(evaluate: Path, *, per_cell: int, budget_mb: float) -> Section | None
         data = base64.b64encode(path.read_bytes()).decode()
         mood = "good" if outcome == "success" else "bad"
         figures.append(
-            f"<figure><video controls muted loop playsinline preload='metadata' src='data:video/mp4;base64,{data}'></video>"
+            f"<figure><video controls muted loop playsinline preload='metadata' "
+            f"src='data:video/mp4;base64,{data}'></video>"
             f"<figcaption>{escape(cell_name.replace('_', '/', 1))}, seed {escape(seed)}: "
             f"<span class='{mood}'>{escape(outcome)}</span></figcaption></figure>"
         )
@@ -254,8 +291,13 @@ def stages(manifests: Mapping[str, Mapping[str, Any]]) -> Section:
     """Wall time, memory and size of each stage, versions and configuration."""
     rows = [
         [
-            name, duration(m["wall_s"]), f"{m.get('peak_memory_gb', 0):.1f} GB", size(sum(f["bytes"] for f in m["files"])),
-            m["attempts"], m["finished"], Html(text=f"<code>{m['fingerprint'][:8]}</code>"),
+            name,
+            duration(m["wall_s"]),
+            f"{m.get('peak_memory_gb', 0):.1f} GB",
+            size(sum(f["bytes"] for f in m["files"])),
+            m["attempts"],
+            m["finished"],
+            Html(text=f"<code>{m['fingerprint'][:8]}</code>"),
         ]
         for name, m in manifests.items()
     ]

@@ -1,7 +1,8 @@
 """Plain values from YAML or the command line -> typed, frozen dataclasses, with errors that say where and what.
 
-Strict on purpose: an option that does not exist, or "2" where a number belongs, must end a run before it starts and not after
-an hour. YAML is read by the 1.2 rules (`1e-3` is a number; `no` and `on` are words), and a key may stand only once.
+Strict on purpose: an option that does not exist, or "2" where a number belongs, must end a run before it starts and
+not after an hour. YAML is read by the 1.2 rules (`1e-3` is a number; `no` and `on` are words), and a key may stand
+only once.
 """
 
 import dataclasses
@@ -45,6 +46,8 @@ def check(cls: type, value: Any, *, where: str) -> None:
 
 
 def _build(cls: type, value: Any, *, source: Source, path: str) -> Any:
+    if value is None:  # a group that a preset opens and leaves empty
+        value = {}
     if not isinstance(value, Mapping):
         _refuse(source, path, f"expected a group of options ({cls.__name__})", value)
     hints = typing.get_type_hints(cls)
@@ -132,13 +135,14 @@ def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, *, source:
         if len(kinds) != len(value):
             _refuse(source, path, f"expected {len(kinds)} values", value)
     return origin(
-        _convert(kind, item, source=source, path=f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value))
+        _convert(kind, item, source=source, path=f"{path}[{i}]")
+        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 
 def _kind_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
-    return names.get(kind) or getattr(kind, "__name__", str(kind))
+    return names[kind] if kind in names else str(getattr(kind, "__name__", kind))
 
 
 def _refuse(source: Source, path: str, expected: str, got: Any, more: str = "") -> typing.NoReturn:
@@ -173,8 +177,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML's JSON-compatible schema, plus a refusal of keys that stand twice."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -184,10 +186,14 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_float(self, node: yaml.Node) -> float:
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(str(self.construct_scalar(node)))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         return float(str(self.construct_scalar(node)).replace(".inf", "inf").replace(".nan", "nan"))
 
 
+_Loader.yaml_implicit_resolvers = {}  # SafeLoader's are YAML 1.1
 for _tag, _pattern, _first in (
     ("bool", r"true|false", "tf"),
     ("null", r"null|~|", "n~"),
@@ -198,13 +204,13 @@ for _tag, _pattern, _first in (
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, *([""] if _tag == "null" else [])]
     )
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
     """The value a YAML text stands for. UserError naming `where` and the line if it is not YAML."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _Loader)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except yaml.YAMLError as error:

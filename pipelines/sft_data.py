@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from PIL import Image
 
@@ -113,7 +114,7 @@ class RowStore:
         self._rows: dict[int, EncodedRow] = {}
         self.categories: list[str] = self._table["category"].to_pylist()
         self.with_images = np.flatnonzero(
-            [length > 0 for length in pa.compute.list_value_length(self._table["images"]).to_pylist()]
+            [length > 0 for length in pc.list_value_length(self._table["images"]).to_pylist()]
         )
 
     def __len__(self) -> int:
@@ -159,5 +160,5 @@ def row_order(n_rows: int, first: int, count: int, seed: int) -> np.ndarray:
 
 def describe(store: RowStore) -> str:
     """One line for the person watching."""
-    lengths = pa.compute.list_value_length(store._table["input_ids"]).to_numpy()
+    lengths = pc.list_value_length(store._table["input_ids"]).to_numpy()
     return json.dumps({"rows": len(store), "mean_tokens": round(float(lengths.mean()), 1), "longest": int(lengths.max())})

@@ -77,7 +77,7 @@ def stage_table(manifests: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def success_table(evaluate_folder: Path) -> str:
-    """Success rate of each cell with its Wilson 95 % interval, random actions beside it; empty without physical results."""
+    """Success rate of each cell with its Wilson 95 % interval and random actions; empty without physical results."""
     path = evaluate_folder / "summary.json"
     if not path.exists():
         return ""

@@ -41,9 +41,13 @@ class Stage:
 STAGES = (
     Stage(name="collect", about="plan and execute demonstrations; keep simulator states"),
     Stage(name="render", inputs=("collect",), about="replay the states to pictures; write a LeRobot dataset"),
-    Stage(name="corpora", inputs=("collect",), about="questions and answers from simulator truth, plus general language"),
+    Stage(
+        name="corpora", inputs=("collect",), about="questions and answers from simulator truth, plus general language"
+    ),
     Stage(name="stage1", inputs=("corpora",), about="fine-tune the multimodal model on them"),
-    Stage(name="intents", inputs=("render", "stage1"), about="store the frozen model's hidden states; probe what they see"),
+    Stage(
+        name="intents", inputs=("render", "stage1"), about="store the frozen model's hidden states; probe what they see"
+    ),
     Stage(name="stage2", inputs=("render", "stage1", "intents"), about="train the policy on stored hidden states"),
     Stage(
         name="evaluate",

@@ -1,8 +1,8 @@
 """Success rates with the uncertainty that few episodes leave.
 
-Wilson's interval (E. B. Wilson, 1927) for a share of yes among n tries: unlike the usual plus-minus it stays inside [0, 1] and
-is sensible for 0 of 30 and 30 of 30, which is what policies give. An interval over several cells treats their episodes as one
-sample, which makes it a little too wide when the cells differ, never too narrow.
+Wilson's interval (E. B. Wilson, 1927) for a share of yes among n tries: unlike the usual plus-minus it stays
+inside [0, 1] and is sensible for 0 of 30 and 30 of 30, which is what policies give. An interval over several cells
+treats their episodes as one sample; where the cells differ that makes it a little too wide, never too narrow.
 """
 
 import math
@@ -18,7 +18,7 @@ Result = Mapping[str, Any]
 
 
 def wilson(successes: int, tries: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """(low, high) of the success rate. Without a try nothing is known: (0, 1). ValueError for impossible counts."""
+    """(low, high) of the success rate; without a try, (0, 1). ValueError for impossible counts."""
     if not 0 <= successes <= tries:
         raise ValueError(f"{successes} successes in {tries} tries")
     if tries == 0:
@@ -52,11 +52,13 @@ def success_row(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def success_rows(results: Iterable[Result], name: str, key: Callable[[Result], str]) -> list[dict[str, Any]]:
-    """A row for each value of `key` and each policy, in the order in which they first occur; `name` heads the value."""
+    """A row for each value of `key` and each policy, in order of occurrence; the value stands under `name`."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((key(result), result["policy"]), []).append(result)
-    return [{name: value, "policy": policy, **success_row(group)} for (value, policy), group in groups.items()]
+    return [
+        {name: value, "policy": policy, **success_row(group)} for (value, policy), group in groups.items()
+    ]
 
 
 def summarise_episodes(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:

@@ -1,8 +1,8 @@
 """Experiment tracking: every stage is one MLflow run of the experiment that carries the run's name.
 
-The default store is `<run folder>/mlflow.db` (SQLite, nothing to start); `MLFLOW_TRACKING_URI` names another. A stage that is
-resumed goes on in its old MLflow run: the id is kept beside the stage's output. Metrics are sent in batches, because a store
-answers one call in milliseconds and a training step takes no longer. Look at the default store with:
+The default store is `<run folder>/mlflow.db` (SQLite, nothing to start); `MLFLOW_TRACKING_URI` names another. A stage
+that is resumed goes on in its old MLflow run: the id is kept beside the stage's output. Metrics are sent in batches,
+because a store answers one call in milliseconds and a training step takes no longer. Look at the default store with:
 
     mlflow ui --backend-store-uri sqlite:///runs/tiny/mlflow.db
 """
@@ -31,8 +31,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class Tracker:
     """Parameters and metrics of one stage. `Tracker()` keeps nothing, for code and tests that need no store.
 
-    A store that stops answering in the middle of a stage is reported once and then left alone: hours of training are worth
-    more than their curve, which the stage also keeps in its own output.
+    A store that stops answering in the middle of a stage is reported once and then left alone: hours of training are
+    worth more than their curve, which the stage also keeps in its own output.
     """
 
     def __init__(self, client: "MlflowClient | None" = None, run_id: str = "") -> None:
@@ -56,7 +56,7 @@ class Tracker:
         self._try(send)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Record the numbers among `metrics` (nested mappings become dotted names) at a step; anything else is left out."""
+        """Record the numbers among `metrics` (nested ones under dotted names) at a step; anything else is left out."""
         if self._client is None:
             return
         from mlflow.entities import Metric
@@ -117,8 +117,8 @@ def open_tracker(*, run_root: Path, stage: str, out: Path, tags: Mapping[str, st
         run_id = _resume_run(client, out / RUN_ID_FILE) or _create_run(client, uri, run_root, stage, tags)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"the MLflow store {uri} cannot be used ({first_line(error)}); start it, or unset MLFLOW_TRACKING_URI to keep "
-            "the numbers in the run folder"
+            f"the MLflow store {uri} cannot be used ({first_line(error)}); start it, or unset "
+            "MLFLOW_TRACKING_URI to keep the numbers in the run folder"
         ) from error
     out.mkdir(parents=True, exist_ok=True)
     (out / RUN_ID_FILE).write_text(run_id + "\n")
@@ -126,7 +126,7 @@ def open_tracker(*, run_root: Path, stage: str, out: Path, tags: Mapping[str, st
 
 
 def _resume_run(client: "MlflowClient", id_file: Path) -> str | None:
-    """The id of the MLflow run begun by an earlier attempt, set to running again; None if the store does not know it."""
+    """Id of the MLflow run begun by an earlier attempt, set to running again; None if the store does not know it."""
     from mlflow.exceptions import MlflowException
 
     if not id_file.exists():

@@ -5,8 +5,8 @@
     runs/<name>/<stage>-<hash8>/stage.json   written first: a stage has begun here, by which code
     runs/<name>/<stage>-<hash8>/manifest.json written last and whole: its presence means the stage is complete
 
-A folder without a manifest is kept, and the stage goes on in it. A manifest is believed only as far as it can be checked: its
-fingerprint, its files' sizes, the content of the inputs it was made from, and the code that made it.
+A folder without a manifest is kept, and the stage goes on in it. A manifest is believed only as far as it can be
+checked: its fingerprint, its files' sizes, the content of the inputs it was made from, and the code that made it.
 """
 
 import fcntl
@@ -117,9 +117,9 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
         if name in BOOKKEEPING or path.name.startswith(".tmp-"):
             continue
         with path.open("rb") as file:
-            entries.append({
-                "path": name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()
-            })
+            entries.append(
+                {"path": name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            )
     return entries
 
 
@@ -202,7 +202,10 @@ def made_by_other_code(folder: Path, code: str) -> bool:
 
 @contextmanager
 def locked(run_root: Path) -> Iterator[None]:
-    """Hold the run folder for this process. UserError if another one holds it. Freed when the process ends, however."""
+    """Hold the run folder for this process.
+
+    UserError if another one holds it. Freed when the process ends, however.
+    """
     run_root.mkdir(parents=True, exist_ok=True)
     with (run_root / LOCK).open("a+") as file:
         if not _try_lock(file):
@@ -211,7 +214,8 @@ def locked(run_root: Path) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise UserError(
-                    f"run folder {run_root} is in use by {holder}; wait until it ends, or choose another run with --name"
+                    f"run folder {run_root} is in use by {holder}; wait until it ends, or choose another run "
+                    "with --name"
                 )
         file.truncate(0)
         file.write(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})")

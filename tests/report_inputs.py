@@ -1,4 +1,7 @@
-"""Folders as the stages leave them, for the tests of the report: real files in the agreed formats, with invented numbers."""
+"""Folders as the stages leave them, for the tests of the report:
+
+real files in the agreed formats, with invented numbers.
+"""
 
 import json
 import math
@@ -55,7 +58,10 @@ def _write(path: Path, value: Any) -> None:
 def _curve(steps: int, start: float) -> list[dict[str, float]]:
     noise = np.random.default_rng(0)
     return [
-        {"step": step, "loss": start * math.exp(-4 * step / steps) + 0.02 + 0.1 * float(noise.random()) / (1 + step / 50)}
+        {
+            "step": step,
+            "loss": start * math.exp(-4 * step / steps) + 0.02 + 0.1 * float(noise.random()) / (1 + step / 50),
+        }
         for step in range(0, steps, 10)
     ]
 
@@ -63,8 +69,10 @@ def _curve(steps: int, start: float) -> list[dict[str, float]]:
 def _cells(name: str) -> list[dict[str, Any]]:
     common = {"cell": name, "episodes": 50, "median_steps": 23}
     return [
-        common | {"policy": "blm", "successes": 46, "rate": 0.92, "low": 0.81, "high": 0.97, "failures": {"time_out": 4}},
-        common | {"policy": "random", "successes": 1, "rate": 0.02, "low": 0.0, "high": 0.1, "failures": {"time_out": 49}},
+        common
+        | {"policy": "blm", "successes": 46, "rate": 0.92, "low": 0.81, "high": 0.97, "failures": {"time_out": 4}},
+        common
+        | {"policy": "random", "successes": 1, "rate": 0.02, "low": 0.0, "high": 0.1, "failures": {"time_out": 49}},
     ]
 
 

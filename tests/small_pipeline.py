@@ -1,9 +1,10 @@
 """A pipeline of three tiny real stages for the tests of the runner, run in a process of its own.
 
-    PYTHONPATH=FOLDER python small_pipeline.py FOLDER [--until STAGE] [--from STAGE] [--only STAGE] [--accept-code] [--to N]
+    PYTHONPATH=FOLDER python small_pipeline.py FOLDER [--until STAGE] [--from STAGE] [--to N] ...
 
-`make_stages` writes the stages' modules into FOLDER, where a test may edit them and workers find them: `count` counts slowly to a number and keeps
-what it counted, `square` squares it in a Ray task, `total` adds it up and fails if it is told to.
+`make_stages` writes the stages' modules into FOLDER, where a test may edit them and workers find them: `count` counts
+slowly to a number and keeps what it counted, `square` squares it in a Ray task, `total` adds it up and fails if it is
+told to.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What became of one rollout, and why it failed, as far as the simulator can tell honestly."""
+"""How rollouts are run, what became of each, and why it failed, as far as the simulator can tell. Data only."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +10,20 @@ REACH_M = 0.06
 """A tool centre that came this near to the object's centre has reached it (a cube's half diagonal is 3.5 cm)."""
 MOVE_M = 0.01
 """An object displaced by less has not been moved."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutConfig:
+    """How episodes are run."""
+
+    execute_steps: int = 8
+    """Actions of a chunk that are executed before the policy looks again."""
+    max_steps: int = 0
+    """Control steps after which an episode has failed; 0: the task's own limit."""
+    held_out: bool = False
+    """Whether instructions are phrasings kept out of training."""
+    record: bool = True
+    """Whether simulator states are kept, for videos. Episodes with errors are not."""
 
 
 class Failure(StrEnum):

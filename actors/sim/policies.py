@@ -1,4 +1,4 @@
-"""What a rollout asks for actions: the interface, the noise seeds, the check of what comes back, and the random baseline."""
+"""What a rollout asks for actions: the interface, noise seeds, the check of an answer, and the random baseline."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,30 +18,35 @@ class PolicyError(Exception):
     """A policy that runs could not answer: a failure of the episodes that asked, not of the evaluation."""
 
 
-class Policy(Protocol):
+class Inference(Protocol):
     """Anything that turns observations into action chunks."""
+
+    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
+        """A chunk for each observation; its randomness follows from its seed."""
+
+
+class Policy(Inference, Protocol):
+    """What rollouts ask. Its `infer_batch` may raise PolicyError."""
 
     name: str
     """Written beside its results."""
     sees: bool
     """Whether observations must hold pictures."""
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        """A chunk for each observation; its randomness follows from its seed. May raise PolicyError."""
-
 
 def chunk_seed(cell: str, seed: int, chunk: int) -> int:
-    """Noise seed in [0, 2^63) of an episode's chunk-th look, by cell name and scene seed: the same in every evaluation."""
+    """Noise seed in [0, 2^63) of an episode's chunk-th look; `seed` is the scene's. The same in every evaluation."""
     digest = hashlib.sha256(f"{cell} {seed} {chunk}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def check_chunk(chunk: ActionChunk, embodiment: Embodiment, *, at_least: int) -> npt.NDArray[np.float32]:
-    """The chunk's actions, float32 [H, A] with H >= at_least. ValueError if the shape is another or a value is not finite."""
+    """The chunk's actions, float32 [H, A] with H >= at_least. ValueError for another shape, rate or NaN."""
     actions = np.asarray(chunk.actions, dtype=np.float32)
     if actions.ndim != 2 or actions.shape[1] != embodiment.action_dim or len(actions) < at_least:
         raise ValueError(
-            f"a chunk of shape {list(actions.shape)}; needed: at least {at_least} actions of {embodiment.action_dim} numbers"
+            f"a chunk of shape {list(actions.shape)}; {embodiment.name} needs [{at_least} or more,"
+            f" {embodiment.action_dim}]"
         )
     if not np.isfinite(actions).all():
         raise ValueError(f"a chunk with {np.count_nonzero(~np.isfinite(actions))} values that are not finite")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from blm.actors.sim.env import CellEnv
 from blm.actors.sim.episode import Episode
-from blm.actors.sim.outcome import ERRORS, EpisodeResult, Failure, distances, why_time_was_up
+from blm.actors.sim.outcome import ERRORS, EpisodeResult, Failure, RolloutConfig, distances, why_time_was_up
 from blm.actors.sim.policies import Policy, PolicyError, check_chunk, chunk_seed
 from blm.actors.sim.tasks import instruction_for
 from blm.actors.sim.watchdog import Watchdog
@@ -29,22 +29,7 @@ from blm.model.types import ActionChunk, Observation
 Float32 = npt.NDArray[np.float32]
 
 SIMULATOR_LIMIT_S = 120.0
-"""A look or a chunk's execution takes milliseconds, the first picture of a process seconds (drivers compile then); what
-takes this long hangs."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutConfig:
-    """How episodes are run."""
-
-    execute_steps: int = 8
-    """Actions of a chunk that are executed before the policy looks again."""
-    max_steps: int = 0
-    """Control steps after which an episode has failed; 0: the task's own limit."""
-    held_out: bool = False
-    """Whether instructions are phrasings kept out of training."""
-    record: bool = True
-    """Whether simulator states are kept, for videos. Episodes with errors are not."""
+"""A look or a chunk's execution takes milliseconds, the first picture of a process seconds; this long is a hang."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Videos of episodes: drawn afterwards from kept states, so that neither collecting nor evaluating waits for pictures."""
+"""Videos of episodes, drawn afterwards from kept states, so that no rollout waits for a picture nobody acts on."""
 
 import os
 import uuid

@@ -1,7 +1,7 @@
 """Prints an apt source for `<codename>-backports`, taken from the sources that this machine already uses.
 
-Debian 12's own Mesa is too old for the simulator's renderer; the backports suite has a newer one. Its mirror and its signing key are
-those of the machine's own Debian source, whatever they are: no host is named here.
+Debian 12's own Mesa is too old for the simulator's renderer; the backports suite has a newer one. Its mirror and its
+signing key are those of the machine's own Debian source, whatever they are: no host is named here.
 
     python3 apt_backports.py CODENAME [FOLDER]      FOLDER is /etc/apt; prints nothing if the suite is there already
 
@@ -58,7 +58,11 @@ def read_one_line(text: str) -> list[Stanza]:
 
 def backports_source(stanzas: Iterable[Stanza], codename: str) -> str | None:
     """A deb822 source for the backports suite; empty if one is there, None if there is no source to take it from."""
-    usable = [stanza for stanza in stanzas if stanza.get("enabled", "yes").lower() != "no" and "deb" in _words(stanza, "types")]
+    usable = [
+        stanza
+        for stanza in stanzas
+        if stanza.get("enabled", "yes").lower() != "no" and "deb" in _words(stanza, "types")
+    ]
     if any(f"{codename}-backports" in _words(stanza, "suites") for stanza in usable):
         return ""
     for stanza in usable:

@@ -1,9 +1,10 @@
 """Lets the CUDA build of torchvision be imported beside a CPU-only torch.
 
-The package registry carries CUDA builds of torchvision alone. Their compiled operators cannot load next to a CPU torch, and
-`import torchvision` then fails with "operator torchvision::nms does not exist", taking transformers' Qwen2.5-VL processor and
-vLLM with it. torchvision's Python transforms need none of those operators, only their schemas: this hook defines them just
-before torchvision is first imported, in every process (a `.pth` file installs it; see `cluster/setup/environment.sh`).
+The package registry carries CUDA builds of torchvision alone. Their compiled operators cannot load next to a CPU
+torch, and `import torchvision` then fails with "operator torchvision::nms does not exist", taking transformers'
+Qwen2.5-VL processor and vLLM with it. torchvision's Python transforms need none of those operators, only their
+schemas: this hook defines them just before torchvision is first imported, in every process (a `.pth` file installs
+it; see `cluster/setup/environment.sh`).
 
 It does nothing where torchvision's own operators can load: with a CUDA or ROCm torch, or with a `+cpu` torchvision.
 """
@@ -22,11 +23,11 @@ _kept_alive = []  # torch.library.Library unregisters its schemas when it is col
 
 
 class _DefineSchemasFirst(MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):  # noqa: ARG002 - the importlib protocol
+    def find_spec(self, fullname, path=None, target=None):
         if fullname == "torchvision":
             sys.meta_path.remove(self)
             define_schemas()
-        return None  # the ordinary finders go on from here
+        # Finds nothing itself: the ordinary finders go on from here.
 
 
 def define_schemas() -> None:

@@ -22,8 +22,8 @@ def choose_training_questions(scenes: Sequence[Mapping[str, str]], turns: int, s
     """For every scene (category -> answer, empty to leave it out) the categories of its conversation, in the
     order they are asked.
 
-    The three localisation questions always; the policy's prompt wherever it has an answer, its commonest
-    answer at most half of the time; then balanced choices up to `turns`.
+    The three localisation questions always; the policy's prompt, but for its commonest answer no more often than for all
+    others together (or in a third of the scenes, if that is more); then balanced choices up to `turns`.
     """
     rng = np.random.default_rng([seed, 17])
     chosen = [[category for category in LOCATIONS if category in scene] for scene in scenes]
@@ -37,13 +37,11 @@ def choose_training_questions(scenes: Sequence[Mapping[str, str]], turns: int, s
             chosen[i].append(POLICY)
     categories = _askable(scenes)
     _hand_out(scenes, chosen, order, categories, [max(turns - len(c), 0) for c in chosen])
-    return [[str(c) for c in rng.permutation(categories_of_one)] for categories_of_one in chosen]
+    return [_shuffled(of_scene, rng) for of_scene in chosen]
 
 
 def choose_test_questions(scenes: Sequence[Mapping[str, str]], per_scene: int, seed: int) -> list[list[str]]:
-    """For every scene the categories of its separate test questions: one localisation in turn, the rest
-    balanced.
-    """
+    """For every scene the categories of its separate test questions: one localisation in turn, the rest balanced."""
     rng = np.random.default_rng([seed, 18])
     chosen = [[LOCATIONS[i % len(LOCATIONS)]] if scene else [] for i, scene in enumerate(scenes)]
     categories = (POLICY, *_askable(scenes))
@@ -59,8 +57,16 @@ def _askable(scenes: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
 def _policy_cap(scenes: Sequence[Mapping[str, str]]) -> dict[str, int]:
     counts = Counter(scene[POLICY] for scene in scenes if POLICY in scene)
     total = sum(counts.values())
-    # With a single answer there is nothing to balance against.
-    return {a: n if len(counts) == 1 else min(n, max(total - n, 1)) for a, n in counts.items()}
+    return {answer: min(n, max(total - n, total // 3)) for answer, n in counts.items()}
+
+
+def _shuffled(categories: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Any order; but half of the time the policy's prompt comes first, right after the pictures, as the policy will ask."""
+    order = [str(category) for category in rng.permutation(categories)] if categories else []
+    if POLICY in order and rng.random() < 0.5:
+        order.remove(POLICY)
+        order.insert(0, POLICY)
+    return order
 
 
 def _hand_out(

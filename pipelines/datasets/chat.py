@@ -54,9 +54,7 @@ def chat_turn(question: str, answer: str) -> tuple[Message, Message]:
 
 
 def validate_row(row: ChatRow) -> None:
-    """ValueError, naming the row, unless roles alternate, no text is empty and placeholders match the
-    pictures.
-    """
+    """ValueError, naming the row, unless roles alternate, no text is empty and placeholders match the pictures."""
     if not row.messages or len(row.messages) % 2:
         raise ValueError(f"conversation {row.id}: {len(row.messages)} messages; every question needs its answer")
     for i, message in enumerate(row.messages):

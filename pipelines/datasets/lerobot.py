@@ -53,14 +53,10 @@ class EpisodeMeta:
 
 
 class LeRobotDataset:
-    """A dataset folder opened for reading. Metadata is read at once, frames on demand. Cheap to open;
-    picklable.
-    """
+    """A dataset folder opened for reading. Metadata is read at once, frames on demand. Cheap to open; picklable."""
 
     def __init__(self, root: str | Path, episodes: Sequence[int] | None = None) -> None:
-        """`episodes` keeps only those episode indices. UserError if the folder is not a complete v3
-        dataset.
-        """
+        """`episodes` keeps only those episode indices. UserError if the folder is not a complete v3 dataset."""
         self.root = Path(root)
         self.info = self._read_json(schema.INFO_PATH)
         if self.info.get("codebase_version") != schema.CODEBASE_VERSION:
@@ -101,9 +97,7 @@ class LeRobotDataset:
         return {name: {stat: np.asarray(value) for stat, value in entry.items()} for name, entry in stats.items()}
 
     def read(self, episode: EpisodeMeta, columns: Sequence[str] | None = None) -> pa.Table:
-        """The frames of one episode, in order. UserError naming the file if it is damaged or lacks a
-        column.
-        """
+        """The frames of one episode, in order. UserError naming the file if it is damaged or lacks a column."""
         with open_parquet(episode.path) as file:
             wanted = list(self.features) if columns is None else list(columns)
             missing = sorted(set(wanted) - set(file.schema_arrow.names))

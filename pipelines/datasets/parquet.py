@@ -1,6 +1,4 @@
-"""Reading and writing Parquet files so that a bad input names itself and a killed writer leaves nothing half
-done.
-"""
+"""Reading and writing Parquet files so that a bad input names itself and a killed writer leaves nothing half done."""
 
 import os
 import uuid
@@ -13,9 +11,7 @@ import pyarrow.parquet as pq
 from blm.model.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Names of unfinished files and folders begin so; none of them ends in `.parquet`, so a glob never meets
-one.
-"""
+"""Names of unfinished files and folders begin so; none of them ends in `.parquet`, so a glob never meets one."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -66,9 +62,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files a killed writer left in `folder`. Call only where no other writer is at
-    work.
-    """
+    """Delete the temporary files a killed writer left in `folder`. Call only where no other writer is at work."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_file():
             path.unlink()

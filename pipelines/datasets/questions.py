@@ -58,9 +58,7 @@ class SceneFacts:
     success: bool
     """Whether the simulator calls the task done."""
     color: str | None = None
-    """Name of the colour the object was repainted with; None if it has its own, which instructions
-    mention.
-    """
+    """Name of the colour the object was repainted with; None if it has its own, which instructions mention."""
 
     @property
     def points_m(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,9 +162,7 @@ def question(category: str, task: Task, rng: np.random.Generator, *, held_out: b
 
 
 def with_images(text: str, n_images: int) -> str:
-    """The first question of a conversation: placeholders, a line break, the text; as the policy's prompt has
-    it.
-    """
+    """The first question of a conversation: placeholders, a line break, the text; as the policy's prompt has it."""
     return f"{IMAGE_PLACEHOLDER * n_images}\n{text}"
 
 

@@ -47,9 +47,7 @@ PART_SCHEMA = pa.schema(
 
 
 class SceneWorker:
-    """Renders one piece of work (see `corpora._scene_items`) to its part. Called by Ray Data; works as well
-    without.
-    """
+    """Renders one piece of work (see `corpora._scene_items`) to its part. Called by Ray Data; works as well without."""
 
     def __init__(self, config: Any, world: WorldConfig, seed: int) -> None:
         """`config` is the stage's CorporaConfig."""
@@ -143,17 +141,13 @@ def _part_row(row: dict[str, Any]) -> PartRow:
 
 
 class ConversationWriter:
-    """Writes the conversations about one part's scenes to one chat file. Called by Ray Data; works as well
-    without.
-    """
+    """Writes the conversations about one part's scenes to one chat file. Called by Ray Data; works as well without."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Item: `part`, `out`, `split`, and for every scene its categories, one a line, none if it is left
-        out.
-        """
+        """Item: `part`, `out`, `split`, and for every scene its categories, one a line, none if it is left out."""
         rows: list[ChatRow] = []
         for row, lines in zip(read_table(Path(item["part"])).to_pylist(), item["questions"], strict=True):
             categories = lines.split()

@@ -1,0 +1,63 @@
+"""What tests share: a Ray of two logical CPUs, an untrained tiny multimodal model, a stage's context, a temporary run."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, which importlib mode leaves out of the path
+
+from blm.actors.sim.world import WorldConfig
+from blm.pipelines.tracking import Tracker
+from blm.pipelines.workspace import ResourceConfig, StageContext
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Ray on this machine with two logical CPUs, started once for all tests that need it."""
+    from blm.cluster.ray_runtime import connect, disconnect
+
+    connect(num_cpus=2, object_store_gb=0.5)
+    yield
+    disconnect()
+
+
+@pytest.fixture(scope="session")
+def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an untrained tiny multimodal model with a tokenizer trained on a handful of sentences."""
+    from blm.model.backbone import TinyBackboneConfig, build_tiny, make_processor, save_backbone
+    from blm.model.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_mllm")
+    config = TinyBackboneConfig(vision_depth=2, vision_width=64, depth=3, width=96, vocab_size=512)
+    texts = ["Where is the cube?", "Push the cube to the goal.", "Your task is to pick up the red cube.", "yes", "no"]
+    tokenizer = train_tokenizer(texts * 20, config.vocab_size)
+    save_backbone(folder, build_tiny(config, tokenizer, 0), make_processor(tokenizer))
+    return folder
+
+
+@pytest.fixture
+def stage_context(tmp_path: Path) -> Callable[..., StageContext]:
+    """`stage_context("render", inputs={...}, world=...)`: a context whose folder is fresh and whose tracker keeps nothing."""
+
+    def make(
+        stage: str,
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        world: WorldConfig | None = None,
+        resources: ResourceConfig | None = None,
+        seed: int = 0,
+    ) -> StageContext:
+        out = tmp_path / f"{stage}-00000000"
+        out.mkdir(parents=True, exist_ok=True)
+        return StageContext(
+            out=out,
+            inputs=inputs or {},
+            world=world or WorldConfig(),
+            seed=seed,
+            tracker=Tracker(),
+            resources=resources or ResourceConfig(),
+        )
+
+    return make

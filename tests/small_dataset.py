@@ -1,0 +1,67 @@
+"""A small real LeRobotDataset, written by our own writer, whose pictures show where the object is."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blm.actors.sim.world import WorldConfig
+from blm.model.embodiments import get_embodiment
+from blm.pipelines.datasets.lerobot_stats import picture_histogram
+from blm.pipelines.datasets.lerobot_writer import EpisodeFrames, write_lerobot
+from blm.pipelines.render import RenderConfig, dataset_features
+
+SIDE = 56
+WORLD = WorldConfig(cells=("panda/PushCube",), cameras=("front",), image_px=SIDE)
+FRAMES = 12
+
+
+def write_dataset(root: Path, episodes: int = 20, seed: int = 0) -> Path:
+    """Episodes of FRAMES frames of one square at a place that differs by episode; actions point to it."""
+    body = get_embodiment("panda")
+    rng = np.random.default_rng(seed)
+    write_lerobot(
+        root,
+        robot_type="panda",
+        fps=10,
+        features=dataset_features(body, WORLD, RenderConfig()),
+        episodes=[_episode(rng, number, body.state_dim, body.action_dim) for number in range(episodes)],
+    )
+    return root
+
+
+def _episode(rng: np.random.Generator, number: int, state_dim: int, action_dim: int) -> EpisodeFrames:
+    place = rng.uniform(-0.15, 0.15, 2)
+    pictures = [_png(_picture(place)) for _ in range(FRAMES)]
+    state = rng.normal(0, 0.1, (FRAMES, state_dim)).astype(np.float32)
+    chunk = np.repeat(state[:, None], 16, axis=1)[..., :action_dim] + place[0].astype(np.float32)
+    is_pad = np.arange(16)[None] + 2 * np.arange(FRAMES)[:, None] >= 2 * (FRAMES - 1)
+    positions = np.concatenate([np.zeros(3), [*place, 0.02], [*(place + 0.1), 0.0]]).astype(np.float32)
+    return EpisodeFrames(
+        task="push the cube to the target",
+        values={
+            "observation.state": state,
+            "action": chunk[:, 0],
+            "action_chunk": chunk,
+            "action_chunk_is_pad": is_pad,
+            "privileged.object_positions": np.tile(positions, (FRAMES, 1)),
+            "next.success": np.zeros((FRAMES, 1), dtype=bool),
+        },
+        pictures={"observation.images.front": pictures},
+        histograms={"observation.images.front": picture_histogram(pictures)},
+        extra={"cell": "panda/PushCube", "seed": number, "geometry": "lite"},
+    )
+
+
+def _picture(place: np.ndarray) -> np.ndarray:
+    picture = np.full((SIDE, SIDE, 3), 180, dtype=np.uint8)
+    x, y = (SIDE / 2 + place * SIDE * 2).astype(int)
+    picture[y - 4 : y + 4, x - 4 : x + 4] = (20, 40, 200)
+    return picture
+
+
+def _png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()

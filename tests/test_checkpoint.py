@@ -1,0 +1,146 @@
+"""The deployable checkpoint and the policy loaded from it."""
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoModelForImageTextToText
+
+from blm.model.checkpoint import Contract, read_contract, write_checkpoint
+from blm.model.errors import UserError
+from blm.model.intents import IntentExtractor
+from blm.model.normalize import EmbodimentStatistics, Quantiles
+from blm.model.policy import PolicyConfig
+from blm.model.predictor import BlmPolicy
+from blm.model.types import Observation
+
+SIDE = 56
+CAMERAS = ("front",)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_mllm, tmp_path_factory):
+    """A checkpoint with fresh weights for two robots of different dimensions."""
+    extractor = IntentExtractor(tiny_mllm, layer=2, max_text_tokens=48)
+
+    def statistics(dims: int) -> EmbodimentStatistics:
+        spread = Quantiles(low=(-1.0,) * dims, high=(1.0,) * dims)
+        return EmbodimentStatistics(state=spread, action=spread)
+
+    contract = Contract(
+        policy=PolicyConfig(width=32, blocks=4, heads=2, latents=3, head_hidden=32, future_block=2),
+        embodiments=("panda", "xarm6"),
+        layer=2,
+        max_text_tokens=48,
+        intent_width=extractor.width,
+        max_tokens=extractor.length([(SIDE, SIDE)]),
+        cameras=CAMERAS,
+        image_px=SIDE,
+        statistics={"panda": statistics(8), "xarm6": statistics(7)},
+        intents_fingerprint=extractor.fingerprint,
+        provenance={"cells": ["panda/PushCube"]},
+    )
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    write_checkpoint(folder, tiny_mllm, contract, contract.build_policy().state_dict())
+    return folder
+
+
+def observation(seed: int, embodiment: str = "panda", side: int = SIDE, camera: str = "front") -> Observation:
+    rng = np.random.default_rng(seed)
+    return Observation(
+        images={camera: rng.integers(0, 255, (side, side, 3), dtype=np.uint8)},
+        state=rng.uniform(0, 1, 8 if embodiment == "panda" else 7).astype(np.float32),
+        instruction="push the cube",
+        embodiment=embodiment,
+    )
+
+
+def test_two_loads_give_identical_chunks(checkpoint):
+    first, again = (BlmPolicy.load(checkpoint) for _ in range(2))
+    one, other = (policy.infer_batch([observation(1)], [5])[0] for policy in (first, again))
+    assert np.array_equal(one.actions, other.actions)
+    assert one.actions.shape == (16, 8)
+    assert one.actions.dtype == np.float32
+    assert one.control_hz == 20
+    assert 0 <= one.actions[:, -1].min() <= one.actions[:, -1].max() <= 1
+
+
+def test_robots_mix_in_a_batch_and_rows_do_not_depend_on_it(checkpoint):
+    policy = BlmPolicy.load(checkpoint)
+    seen = [observation(1), observation(2, "xarm6"), observation(3)]
+    together = policy.infer_batch(seen, [1, 2, 3])
+    for row, seed, chunk in zip(seen, (1, 2, 3), together, strict=True):
+        alone = policy.infer_batch([row], [seed])[0]
+        assert np.allclose(alone.actions, chunk.actions, atol=1e-5)
+    assert together[1].actions.shape == (16, 7)
+
+
+def test_the_seed_decides_the_noise(checkpoint):
+    policy = BlmPolicy.load(checkpoint)
+    one, same, other = policy.infer_batch([observation(1)] * 3, [1, 1, 2])
+    assert np.allclose(one.actions, same.actions, atol=1e-6)
+    assert not np.allclose(one.actions, other.actions, atol=1e-3)
+
+
+def test_reset_starts_the_noise_over(checkpoint):
+    policy = BlmPolicy.load(checkpoint)
+    first = policy.infer(observation(1)).actions
+    second = policy.infer(observation(1)).actions
+    policy.reset()
+    assert np.array_equal(policy.infer(observation(1)).actions, first)
+    assert not np.allclose(first, second, atol=1e-3)
+
+
+def test_transformers_loads_the_same_folder(checkpoint):
+    assert AutoModelForImageTextToText.from_pretrained(checkpoint).config.model_type == "qwen2_5_vl"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"side": 84}, "84x84 px; resize it to 56x56"),
+        ({"camera": "wrist"}, "lacks camera 'front'"),
+    ],
+)
+def test_observations_outside_the_contract_are_refused(checkpoint, wrong, message):
+    with pytest.raises(UserError, match=message):
+        BlmPolicy.load(checkpoint).infer(observation(1, **wrong))
+
+
+def test_malformed_observations_are_refused():
+    good = observation(1)
+    with pytest.raises(UserError, match=r"state has shape \(3,\); panda needs \[8\]"):
+        Observation(images=good.images, state=np.zeros(3, np.float32), instruction="go", embodiment="panda")
+    with pytest.raises(UserError, match="NaN"):
+        Observation(images=good.images, state=np.full(8, np.nan, np.float32), instruction="go", embodiment="panda")
+    with pytest.raises(UserError, match="instruction is empty"):
+        Observation(images=good.images, state=good.state, instruction=" ", embodiment="panda")
+    with pytest.raises(UserError, match="uint8"):
+        Observation(
+            images={"front": np.zeros((56, 56), np.uint8)}, state=good.state, instruction="go", embodiment="panda"
+        )
+
+
+def test_a_folder_that_is_no_checkpoint_is_told(checkpoint, tiny_mllm, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        BlmPolicy.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds no blm.json"):
+        BlmPolicy.load(tiny_mllm)
+
+
+def test_altered_statistics_and_damaged_weights_are_told(checkpoint, tmp_path):
+    data = json.loads((checkpoint / "blm.json").read_text())
+    altered = tmp_path / "altered"
+    altered.mkdir()
+    data["statistics"]["panda"]["state"]["low"][0] = -9.0
+    (altered / "blm.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="do not match their hash"):
+        read_contract(altered)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in checkpoint.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    weights = damaged / "policy.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"policy.safetensors cannot be loaded"):
+        BlmPolicy.load(damaged)

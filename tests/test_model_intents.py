@@ -1,0 +1,85 @@
+"""The intent extractor: equal to transformers' hidden states at block k, padded, truncated, fingerprinted."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from blm.model.backbone import load_backbone
+from blm.model.errors import UserError
+from blm.model.intents import IntentExtractor, fingerprint
+from blm.model.prompts import chat_content, policy_messages
+
+INSTRUCTIONS = ["push the blue cube to the target", "pick"]
+
+
+def observations(n: int, cameras=("front", "side")) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(n)
+    return [{camera: rng.integers(0, 255, (56, 56, 3), dtype=np.uint8) for camera in cameras} for _ in range(n)]
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_states_equal_the_full_models_hidden_states(tiny_mllm, layer):
+    extractor = IntentExtractor(tiny_mllm, layer=layer, max_text_tokens=64)
+    model, processor = load_backbone(tiny_mllm)
+    seen = observations(2)
+    intents = extractor.encode(seen, INSTRUCTIONS)
+    captured: list[torch.Tensor] = []
+    hook = model.model.language_model.layers[layer - 1].register_forward_hook(
+        lambda _module, _inputs, output: captured.append(output if isinstance(output, torch.Tensor) else output[0])
+    )
+    for i, instruction in enumerate(INSTRUCTIONS):
+        text = processor.apply_chat_template(
+            chat_content(policy_messages(2, instruction)), tokenize=False, add_generation_prompt=True
+        )
+        pictures = [Image.fromarray(picture) for picture in seen[i].values()]
+        inputs = processor(text=[text], images=pictures, return_tensors="pt")
+        with torch.no_grad():
+            model(**inputs)
+        hidden = captured.pop()[0]
+        first = int((inputs.input_ids[0] == model.config.image_token_id).nonzero()[0])
+        n = len(hidden) - first
+        assert torch.allclose(intents.states[i, :n], hidden[first:], atol=1e-5)
+        assert intents.mask[i].sum() == n
+        assert not intents.states[i, n:].any()
+    hook.remove()
+
+
+def test_a_row_does_not_depend_on_its_batch(tiny_mllm):
+    extractor = IntentExtractor(tiny_mllm, layer=2, max_text_tokens=64)
+    seen = observations(3)
+    instructions = [*INSTRUCTIONS, "pull"]
+    together = extractor.encode(seen, instructions).states
+    alone = torch.cat([extractor.encode([o], [t]).states for o, t in zip(seen, instructions, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_image_states_do_not_depend_on_the_instruction(tiny_mllm):
+    extractor = IntentExtractor(tiny_mllm, layer=3, max_text_tokens=64)
+    seen = observations(1)
+    one, other = (extractor.encode(seen, [text]).states[0] for text in INSTRUCTIONS)
+    tokens = 2 * 4 + 2  # two pictures of four tokens, and the markers between them
+    assert torch.allclose(one[:tokens], other[:tokens], atol=1e-5)
+    assert not torch.allclose(one[tokens : tokens + 8], other[tokens : tokens + 8], atol=1e-3)
+
+
+def test_mistakes_are_told(tiny_mllm):
+    with pytest.raises(UserError, match="blocks 1 to 3"):
+        IntentExtractor(tiny_mllm, layer=4)
+    with pytest.raises(UserError, match="max_text_tokens=4"):
+        IntentExtractor(tiny_mllm, layer=1, max_text_tokens=4).encode(observations(1), INSTRUCTIONS[:1])
+
+
+def test_the_fingerprint_follows_weights_and_layer(tiny_mllm, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_mllm, copy)
+    same = fingerprint(tiny_mllm, 2, 32)
+    assert fingerprint(copy, 2, 32) == same
+    assert fingerprint(copy, 1, 32) != same
+    weights = load_file(copy / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1e-3
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint(copy, 2, 32) != same

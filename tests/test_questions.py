@@ -1,0 +1,190 @@
+"""Questions from simulator truth: right answers, no doubtful ones, words kept apart, answers balanced."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from blm.actors.sim.tasks import TASKS
+from blm.model.prompts import LOC_TOKENS, loc_value_m, policy_messages
+from blm.pipelines.datasets.balance import SLACK, choose_test_questions, choose_training_questions
+from blm.pipelines.datasets.questions import (
+    CATEGORIES,
+    CHOICES,
+    LOCATIONS,
+    PHRASINGS,
+    POLICY,
+    SceneFacts,
+    answers,
+    question,
+    with_images,
+)
+
+
+def scene(
+    task="PickCube", tool=(0.0, 0.0, 0.2), thing=(0.05, 0.1, 0.02), goal=(0.1, -0.1, 0.2), gripper=1.0, **kwargs
+) -> SceneFacts:
+    return SceneFacts(task=task, object_positions=(*tool, *thing, *goal), gripper=gripper, success=False, **kwargs)
+
+
+def test_positions_are_answered_within_half_a_word():
+    facts = scene(tool=(0.123, -0.2, 0.3))
+    words = answers(facts)["gripper_position"].split()
+    assert all(word in LOC_TOKENS for word in words)
+    found = [loc_value_m(axis, word) for axis, word in enumerate(words)]
+    np.testing.assert_allclose(found, (0.123, -0.2, 0.3), atol=0.0051)
+
+
+def test_left_and_right_near_and_far_are_the_robots():
+    # The robot looks along +x: what has the greater y is to its left, what has the greater x is farther away.
+    found = answers(scene(thing=(0.0, 0.1, 0.02), goal=(0.1, -0.1, 0.2)))
+    assert (found["side"], found["distance"]) == ("left", "nearer")
+    found = answers(scene(thing=(0.2, -0.1, 0.02), goal=(0.1, 0.1, 0.2)))
+    assert (found["side"], found["distance"]) == ("right", "farther")
+
+
+def test_what_the_eye_cannot_decide_is_not_asked():
+    found = answers(scene(tool=(0.05, 0.07, 0.05), thing=(0.05, 0.1, 0.02), goal=(0.06, 0.11, 0.2)))
+    assert not {"side", "distance", "direction", "color"} & found.keys()
+    nearly_done = answers(scene(thing=(0.1, -0.1, 0.172), goal=(0.1, -0.1, 0.2)))
+    assert not {"done", "next_step", POLICY} & nearly_done.keys()
+
+
+@pytest.mark.parametrize(
+    ("offset", "direction"),
+    [
+        ((0.1, 0, 0), "forward"),
+        ((-0.1, 0, 0), "backward"),
+        ((0, 0.1, 0), "left"),
+        ((0, -0.1, 0), "right"),
+        ((0, 0, -0.1), "down"),
+        ((0, 0, 0.1), "up"),
+    ],
+)
+def test_direction_is_the_axis_of_the_largest_offset(offset, direction):
+    tool = np.array([0.0, 0.0, 0.15])
+    assert answers(scene(tool=tuple(tool), thing=tuple(tool + offset)))["direction"] == direction
+
+
+@pytest.mark.parametrize(
+    ("facts", "step", "held", "done"),
+    [
+        (scene(), "reach", "no", "no"),
+        (scene(tool=(0.05, 0.1, 0.021)), "grasp", "no", "no"),
+        (scene(tool=(0.05, 0.1, 0.12), thing=(0.05, 0.1, 0.12), gripper=0.5), "move", "yes", "no"),
+        (scene(tool=(0.1, -0.1, 0.2), thing=(0.1, -0.1, 0.2), gripper=0.5), "done", "yes", "yes"),
+    ],
+)
+def test_steps_of_picking(facts, step, held, done):
+    found = answers(facts)
+    assert (found["next_step"], found["held"], found["done"], found["task"]) == (step, held, done, "pick cube")
+    assert found[POLICY] == step
+
+
+@pytest.mark.parametrize(
+    ("tool", "thing", "step"),
+    [
+        ((0.0, 0.0, 0.2), (0.0, 0.0, 0.02), "reach"),
+        ((-0.03, 0.0, 0.02), (0.0, 0.0, 0.02), "push"),
+        ((0.03, 0.0, 0.02), (0.0, 0.0, 0.02), "reach"),  # in front of the cube, where it cannot be pushed from
+        ((-0.03, 0.0, 0.02), (0.15, 0.0, 0.02), "done"),
+    ],
+)
+def test_steps_of_pushing(tool, thing, step):
+    found = answers(scene(task="PushCube", tool=tool, thing=thing, goal=(0.2, 0.0, 0.001), gripper=0.0))
+    assert found["next_step"] == step
+    assert found["task"] == "push cube"
+    assert "held" not in found
+
+
+def test_repainted_objects_are_asked_for_their_color_and_get_no_instruction():
+    found = answers(scene(color="purple"))
+    assert found["color"] == "purple"
+    assert POLICY not in found
+    assert "next_step" in found
+
+
+def test_the_policy_prompt_is_the_policys_own():
+    rng = np.random.default_rng(0)
+    task = TASKS["PushCube"]
+    for n_images in (1, 2):
+        asked = with_images(question(POLICY, task, rng), n_images)
+        assert asked in [policy_messages(n_images, text)[0]["text"] for text in task.instructions]
+    asked = with_images(question(POLICY, task, rng, held_out=True), 1)
+    assert asked in [policy_messages(1, text)[0]["text"] for text in task.held_out]
+
+
+def test_every_category_has_words_of_its_own_for_testing():
+    rng = np.random.default_rng(0)
+    for task in (TASKS["PushCube"], TASKS["PickCube"]):
+        for category in CATEGORIES:
+            train = {question(category, task, rng) for _ in range(30)}
+            test = {question(category, task, rng, held_out=True) for _ in range(30)}
+            assert not train & test
+            assert not any("{" in text for text in train | test)
+    assert set(PHRASINGS) == set(CATEGORIES) - {POLICY}
+
+
+def lopsided_scenes(n: int = 600) -> list[dict[str, str]]:
+    """One scene in ten is done, one in five pushes; places are all different."""
+    rng = np.random.default_rng(0)
+    scenes = []
+    for i in range(n):
+        step = "done" if i % 10 == 0 else ("push" if i % 5 == 1 else "reach")
+        found = dict.fromkeys(LOCATIONS, f"place {i}")
+        found |= {POLICY: step, "next_step": step, "done": "yes" if step == "done" else "no", "task": "push cube"}
+        if rng.random() < 0.7:
+            found["side"] = "left" if rng.random() < 0.8 else "right"
+        if rng.random() < 0.1:
+            found["color"] = str(rng.choice(["red", "blue", "white"]))
+        scenes.append(found)
+    return scenes
+
+
+def asked_answers(scenes: list[dict[str, str]], chosen: list[list[str]]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {}
+    for found, categories in zip(scenes, chosen, strict=True):
+        for category in categories:
+            counts.setdefault(category, Counter())[found[category]] += 1
+    return counts
+
+
+def test_training_conversations_hold_all_places_and_balanced_choices():
+    scenes = lopsided_scenes()
+    chosen = choose_training_questions(scenes, turns=6, seed=0)
+    counts = asked_answers(scenes, chosen)
+    for categories in chosen:
+        assert set(LOCATIONS) <= set(categories)
+        assert len(categories) == len(set(categories)) <= 6
+        assert not {POLICY, "next_step"} <= set(categories)  # the same answer twice
+    assert "task" not in counts  # every scene has the same
+    assert max(counts[POLICY].values()) <= counts[POLICY].total() / 2
+    for category in ("side", "done"):
+        more, less = (n for _, n in counts[category].most_common())
+        assert more <= SLACK * less
+    assert len({tuple(sorted(LOCATIONS, key=categories.index)) for categories in chosen}) == 6  # every order occurs
+
+
+def test_test_questions_are_one_place_and_balanced_choices():
+    scenes = lopsided_scenes(200)
+    chosen = choose_test_questions(scenes, per_scene=3, seed=0)
+    assert all(1 <= len(categories) <= 3 for categories in chosen)
+    counts = asked_answers(scenes, chosen)
+    assert {c: counts[c].total() for c in LOCATIONS} == {
+        "object_position": 67, "goal_position": 67, "gripper_position": 66
+    }  # fmt: skip
+    for category in set(CHOICES) & counts.keys():
+        ordered = sorted(counts[category].values())
+        assert ordered[-1] <= max(1, SLACK * ordered[(len(ordered) - 1) // 2])
+
+
+def test_left_out_scenes_get_no_questions():
+    scenes = [{}, *lopsided_scenes(9)]
+    assert choose_training_questions(scenes, turns=6, seed=0)[0] == []
+    assert choose_test_questions(scenes, per_scene=3, seed=0)[0] == []
+
+
+def test_choice_depends_on_the_seed_alone():
+    scenes = lopsided_scenes(100)
+    assert choose_training_questions(scenes, 6, seed=1) == choose_training_questions(scenes, 6, seed=1)
+    assert choose_training_questions(scenes, 6, seed=1) != choose_training_questions(scenes, 6, seed=2)

@@ -1,0 +1,172 @@
+"""Stage `render`: the right frames, exactly what was simulated, the same dataset however it is made."""
+
+import hashlib
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blm.actors.sim.env import CellEnv
+from blm.actors.sim.episode import Episode, write_episodes
+from blm.actors.sim.world import WorldConfig, parse_cell
+from blm.model.errors import UserError
+from blm.pipelines.datasets.lerobot import LeRobotDataset
+from blm.pipelines.render import RenderConfig, RenderWorker, render, render_episode
+from blm.pipelines.tracking import Tracker
+from blm.pipelines.workspace import ResourceConfig, StageContext
+
+pytestmark = pytest.mark.sim
+
+CELLS = ("panda/PushCube", "panda/PickCube")
+WORLD = WorldConfig(cells=CELLS, cameras=("front", "side"), image_px=56)
+
+
+def record(cell_name: str, seed: int, n_steps: int, env: CellEnv | None = None) -> Episode:
+    """A real episode of a waving arm."""
+    cell = parse_cell(cell_name)
+    env = env or CellEnv(cell)
+    env.reset(seed)
+    states, proprio, positions, actions = [env.state()], [env.proprio()], [env.object_positions()], []
+    for step in range(n_steps):
+        action = env.proprio() + 0.05 * np.sin(step + np.arange(8, dtype=np.float32))
+        env.step(action)
+        actions.append(action)
+        states.append(env.state())
+        proprio.append(env.proprio())
+        positions.append(env.object_positions())
+    return Episode(
+        robot=cell.robot, task=cell.task, seed=seed, geometry="lite", instruction=cell.task_data.instructions[0],
+        control_hz=20, states=np.stack(states), proprio=np.stack(proprio), actions=np.stack(actions),
+        object_positions=np.stack(positions), success=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory) -> Path:
+    """A folder as the collect stage leaves it: two files of PushCube, one of PickCube, seeds out of order."""
+    folder = tmp_path_factory.mktemp("collect")
+    env = CellEnv(parse_cell("panda/PushCube"))
+    push = folder / "episodes/panda-PushCube"
+    write_episodes(
+        push / "seeds-000008-000010.parquet", [record("panda/PushCube", 9, 7, env), record("panda/PushCube", 8, 6, env)]
+    )
+    write_episodes(push / "seeds-000000-000002.parquet", [record("panda/PushCube", 1, 5, env)])
+    write_episodes(folder / "episodes/panda-PickCube/seeds-000000-000002.parquet", [record("panda/PickCube", 0, 8)])
+    (push / ".tmp-1234-seeds-000002-000004.parquet").write_bytes(b"left by a killed collect")
+    return folder
+
+
+def make_context(out: Path, collect: Path) -> StageContext:
+    out.mkdir(parents=True, exist_ok=True)
+    return StageContext(
+        out=out, inputs={"collect": collect}, world=WORLD, seed=0, tracker=Tracker(), resources=ResourceConfig(actors=2)
+    )
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory, collected, ray_cluster) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("render")
+    return out, render(RenderConfig(chunk=4), make_context(out, collected))
+
+
+def folder_hash(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+def test_frames_fall_on_the_stride_and_chunks_repeat_the_end():
+    episode = record("panda/PushCube", seed=3, n_steps=7)
+    env = CellEnv(parse_cell("panda/PushCube"), cameras=("front",), image_px=56)
+    frames = render_episode(env, episode, RenderConfig(stride=2, chunk=4))
+    assert frames.length == 4  # steps 0, 2, 4, 6; the final state, 7, is off the stride
+    np.testing.assert_array_equal(frames.values["observation.state"], episode.proprio[[0, 2, 4, 6]])
+    np.testing.assert_array_equal(frames.values["privileged.object_positions"], episode.object_positions[::2])
+    np.testing.assert_array_equal(frames.values["action"], episode.actions[[1, 3, 5, 6]])
+    np.testing.assert_array_equal(frames.values["action_chunk"][2], episode.actions[[4, 5, 6, 6]])
+    np.testing.assert_array_equal(frames.values["action_chunk_is_pad"][2], [False, False, False, True])
+    assert frames.values["next.success"].tolist() == [False, False, False, True]
+
+
+def test_a_final_state_on_the_stride_is_a_frame_of_padding():
+    episode = record("panda/PushCube", seed=3, n_steps=6)
+    env = CellEnv(parse_cell("panda/PushCube"), cameras=("front",), image_px=56)
+    frames = render_episode(env, episode, RenderConfig(stride=2, chunk=4))
+    assert frames.length == 4
+    np.testing.assert_array_equal(frames.values["action"][-1], episode.actions[-1])
+    np.testing.assert_array_equal(frames.values["action_chunk"][-1], episode.actions[[5, 5, 5, 5]])
+    assert frames.values["action_chunk_is_pad"][-1].all()
+
+
+def test_png_frames_are_exactly_what_the_simulator_shows():
+    episode = record("panda/PickCube", seed=5, n_steps=4)
+    env = CellEnv(parse_cell("panda/PickCube"), cameras=("front", "side"), image_px=56)
+    frames = render_episode(env, episode, RenderConfig(stride=4))
+    env.set_state(episode.states[4])
+    for camera, picture in env.render().items():
+        stored = Image.open(BytesIO(frames.pictures[f"observation.images.{camera}"][1]))
+        np.testing.assert_array_equal(np.asarray(stored), picture)
+    lossy = render_episode(env, episode, RenderConfig(stride=4, image_format="jpeg"))
+    stored = Image.open(BytesIO(lossy.pictures["observation.images.side"][1]))
+    assert stored.format == "JPEG"
+    assert np.abs(np.asarray(stored).astype(int) - picture).mean() < 3
+
+
+def test_an_episode_of_another_simulator_is_refused():
+    episode = record("panda/PushCube", seed=3, n_steps=2)
+    narrow = Episode(
+        **{name: getattr(episode, name) for name in Episode.__slots__} | {"states": episode.states[:, :-2]}
+    )
+    env = CellEnv(parse_cell("panda/PushCube"), cameras=("front",), image_px=56)
+    with pytest.raises(UserError, match="seed 3 has simulator states of 55 numbers, this version has 57"):
+        render_episode(env, narrow, RenderConfig())
+
+
+@pytest.mark.ray
+def test_stage_writes_one_ordered_dataset_a_robot(rendered):
+    out, summary = rendered
+    assert summary["cells"] == {"panda/PickCube": 1, "panda/PushCube": 3}
+    assert summary["datasets"]["panda"]["frames"] == 5 + 3 + 4 + 4
+    assert [path.name for path in out.iterdir()] == ["lerobot"]
+    dataset = LeRobotDataset(out / "lerobot/panda")
+    assert (dataset.fps, dataset.cameras) == (10, ("front", "side"))
+    order = [(e.extra["cell"], e.extra["seed"]) for e in dataset.episodes]
+    assert order == [("panda/PickCube", 0), ("panda/PushCube", 1), ("panda/PushCube", 8), ("panda/PushCube", 9)]
+    assert dataset.episodes[1].extra["geometry"] == "lite"
+    frames = dataset.read(dataset.episodes[0])
+    assert dataset.pictures(frames, "side").shape == (5, 56, 56, 3)
+    assert dataset.values(frames, "action_chunk").shape == (5, 4, 8)
+    assert dataset.stats()["observation.images.front"]["count"].tolist() == [16]
+
+
+@pytest.mark.ray
+def test_a_killed_stage_goes_on_with_the_files_that_are_left(rendered, collected, tmp_path, capsys):
+    # What a kill leaves behind: finished parts, and a part half written.
+    sources = sorted((collected / "episodes").glob("*/seeds*.parquet"))
+    worker = RenderWorker(RenderConfig(chunk=4), WORLD)
+    for source in sources[:2]:
+        part = tmp_path / "parts" / f"{source.parent.name}-{source.stem}.parquet"
+        worker({"source": str(source), "part": str(part)})
+    (tmp_path / "parts/.tmp-half").write_bytes(b"half a part")
+    summary = render(RenderConfig(chunk=4), make_context(tmp_path, collected))
+    assert "2 of 3 episode files were rendered before" in capsys.readouterr().out
+    assert summary == rendered[1]
+    assert folder_hash(tmp_path / "lerobot") == folder_hash(rendered[0] / "lerobot")
+
+
+def test_missing_and_damaged_episodes_are_named(collected, tmp_path):
+    with pytest.raises(UserError, match="holds no episodes; run the collect stage first"):
+        render(RenderConfig(), make_context(tmp_path / "out", tmp_path))
+    shutil.copytree(collected, tmp_path / "collect")
+    damaged = tmp_path / "collect/episodes/panda-PushCube/seeds-000000-000002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"seeds-000000-000002\.parquet is not a readable Parquet file"):
+        render(RenderConfig(), make_context(tmp_path / "out", tmp_path / "collect"))
+
+
+@pytest.mark.parametrize("options", [{"stride": 3}, {"stride": 0}, {"image_format": "gif"}, {"chunk": 0}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(UserError, match=f"render.{next(iter(options))} is"):
+        RenderConfig(**options)

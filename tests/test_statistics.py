@@ -1,0 +1,70 @@
+"""Wilson's interval against SciPy's, and the tables made from episodes."""
+
+import pytest
+from scipy.stats import binomtest
+
+from blm.pipelines.statistics import success_row, summarise_episodes, wilson
+
+
+def episode(cell: str, policy: str, seed: int, failure: str | None = None, steps: int = 20) -> dict[str, object]:
+    return {
+        "cell": cell,
+        "policy": policy,
+        "seed": seed,
+        "success": failure is None,
+        "failure": failure,
+        "error": failure == "bad_action",
+        "steps": steps,
+    }
+
+
+@pytest.mark.parametrize(("successes", "tries"), [(0, 30), (1, 30), (15, 30), (29, 30), (30, 30), (0, 1), (700, 1200)])
+def test_wilson_equals_scipys_interval(successes: int, tries: int) -> None:
+    expected = binomtest(successes, tries).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, tries) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_stays_inside_and_contains_the_rate() -> None:
+    for tries in range(1, 60):
+        for successes in range(tries + 1):
+            low, high = wilson(successes, tries)
+            assert 0.0 <= low <= successes / tries <= high <= 1.0
+
+
+def test_wilson_knows_nothing_without_a_try_and_refuses_impossible_counts() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="3 successes in 2 tries"):
+        wilson(3, 2)
+
+
+def test_errors_count_as_failures_and_are_counted_apart() -> None:
+    row = success_row([episode("a/T", "blm", i, failure) for i, failure in enumerate([None, "not_at_goal", "bad_action"])])
+    assert (row["episodes"], row["successes"], row["errors"]) == (3, 1, 1)
+    assert row["rate"] == pytest.approx(1 / 3)
+    assert row["failures"] == {"bad_action": 1, "not_at_goal": 1}
+
+
+def test_median_steps_are_those_of_successes() -> None:
+    results = [episode("a/T", "blm", 0, steps=10), episode("a/T", "blm", 1, steps=30), episode("a/T", "blm", 2, "x", 99)]
+    assert success_row(results)["median_steps"] == 20
+    assert success_row(results[2:])["median_steps"] is None
+
+
+def test_episodes_are_summarised_by_cell_robot_task_and_over_all() -> None:
+    results = [
+        episode("panda/Push", "blm", 0),
+        episode("panda/Push", "random", 0, "not_reached"),
+        episode("panda/Pick", "blm", 0, "not_moved"),
+        episode("xarm6/Push", "blm", 0),
+    ]
+    summary = summarise_episodes(results)
+    assert [(r["cell"], r["policy"], r["rate"]) for r in summary["cells"]] == [
+        ("panda/Push", "blm", 1.0),
+        ("panda/Push", "random", 0.0),
+        ("panda/Pick", "blm", 0.0),
+        ("xarm6/Push", "blm", 1.0),
+    ]
+    assert [(r["robot"], r["rate"]) for r in summary["robots"] if r["policy"] == "blm"] == [("panda", 0.5), ("xarm6", 1.0)]
+    assert [(r["task"], r["rate"]) for r in summary["tasks"] if r["policy"] == "blm"] == [("Push", 1.0), ("Pick", 0.0)]
+    (ours, random) = summary["overall"]
+    assert (ours["successes"], ours["episodes"], random["episodes"]) == (2, 3, 1)
