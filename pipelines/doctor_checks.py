@@ -74,9 +74,7 @@ def torch() -> Answer:
     x = torch.randn(64, 64, requires_grad=True)
     (gradient,) = torch.autograd.grad((x @ x).square().mean(), x)
     assert torch.isfinite(gradient).all(), "a gradient is not finite"
-    device = (
-        torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    )
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     if torch.version.cuda is None and Path("/proc/driver/nvidia/version").exists():
         return Answer(
             status="warn", detail=f"{torch.__version__} has no CUDA, this machine has", mend="BLM_DEVICE=gpu make setup"

@@ -1,33 +1,41 @@
 """`blm serve`: the trained model over HTTP, conversation and actions on one port.
 
-    blm serve --model runs/tiny/stage2-1a2b3c4d/model [--port 8000] [--host 127.0.0.1] [--config serve.yaml] [--chat-only]
+blm serve --model runs/tiny/stage2-1a2b3c4d/model [--port 8000] [--host 127.0.0.1] [--config serve.yaml] [--chat-only]
 """
 
 import argparse
+import contextlib
+import errno
+import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from blm.cluster.ray_runtime import cause_of, connect, disconnect, log_folder
 from blm.model.errors import UserError
+from blm.pipelines import interrupt
 from blm.pipelines.schema import build, parse_yaml
 from blm.serve.config import SERVED_NAME, ServeConfig
 
 APPLICATION = "blm"
+_NAMED_ERROR = re.compile(r"\s*[\w.]*(Error|Exception): \S")
 LOGICAL_CPUS = 4
 """Ray's CPUs are admission tickets; the parts of the server need so many however few cores there are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm serve`."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the `model` folder of a finished stage2")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="the `model` folder of a finished stage2"
+    )
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port of everything (default: 8000)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with the options of blm.serve.config")
@@ -44,19 +52,23 @@ def serve(arguments: argparse.Namespace) -> int:
     check_folder(folder, with_policy=config.actions.enabled)
     check_port(config.host, config.port)
     began = time.perf_counter()
-    _say(f"starting {SERVED_NAME} from {arguments.model}: about a minute and a half on a CPU")
+    _say(f"starting {SERVED_NAME} from {arguments.model}; this takes a minute or two on a CPU")
+    if os.environ.get("BLM_RAY_LOGS") != "all":
+        logging.disable(logging.ERROR)  # Ray Serve and vLLM speak to the driver's console in JSON
     segments: set[str] = set()
     try:
         connect(num_cpus=max(os.cpu_count() or 1, LOGICAL_CPUS), num_gpus=_gpus(), address=arguments.address)
         start(folder, config)
         segments = _shared_memory_of_children()
         _say(ready_text(config, seconds=time.perf_counter() - began))
-        _wait_for_the_end()
+        while True:
+            time.sleep(3600)
     except KeyboardInterrupt:
         _say("stopping")
     finally:
         stop()
-        _remove(segments)
+        for segment in segments:
+            Path(segment).unlink(missing_ok=True)
     return 0
 
 
@@ -79,7 +91,7 @@ def configured(arguments: argparse.Namespace) -> ServeConfig:
 
 
 def check_port(host: str, port: int) -> None:
-    """UserError unless this process may listen there. Asked before Ray is, whose proxies would share a port in silence."""
+    """UserError unless this process may listen there. Ray is not asked: its proxies would share a port in silence."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -87,29 +99,49 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        reason = "it is in use" if error.errno == 98 else error.strerror or str(error)
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
 
 
 def start(folder: Path, config: ServeConfig) -> None:
-    """Run the application on the Ray that is connected; returns once every part is ready. UserError with the reason if it fails."""
+    """Run the application on the Ray that is connected; returns once every part is ready.
+
+    UserError with the reason if a part does not start.
+    """
     from ray import serve as ray_serve
 
     from blm.serve.app import build_app
 
-    _quiet()
     device = config.device if config.device != "auto" else ("cuda" if _gpus() else "cpu")
     application = build_app(folder, config, device)
-    _quiet()
+    interrupt.install()  # Ray has put its own handlers in place
     try:
         ray_serve.start(http_options={"host": config.host, "port": config.port})
         ray_serve.run(application, name=APPLICATION, route_prefix="/")
     except Exception as error:
-        cause = cause_of(error)
+        raise UserError(why_not(error, _messages())) from error
+
+
+def why_not(error: Exception, messages: Sequence[str]) -> str:
+    """One line on why the server did not start.
+
+    messages: what Ray Serve says of each part; a replica's traceback is in there, and nowhere in the exception.
+    """
+    for text in messages:
+        cause = cause_of(RuntimeError(text))
         if cause is not None:
-            raise cause from error
-        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise UserError(f"the server did not start: {last}; the processes' own words are in {log_folder()}") from error
+            return str(cause)
+    ends = [line for text in messages for line in text.strip().splitlines() if _NAMED_ERROR.match(line)]
+    last = ends[-1] if ends else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return f"the server did not start: {last.strip()[:300]} (more in {log_folder()}/serve)"
+
+
+def _messages() -> list[str]:
+    """What Ray Serve says of the parts that are not well."""
+    from ray import serve as ray_serve
+
+    application = ray_serve.status().applications.get(APPLICATION)
+    return [part.message for part in application.deployments.values() if part.message] if application else []
 
 
 def stop() -> None:
@@ -117,13 +149,15 @@ def stop() -> None:
     import ray
 
     main = threading.current_thread() is threading.main_thread()
-    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    held = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
-        if ray.is_initialized():
-            from ray import serve as ray_serve
+        with contextlib.redirect_stdout(io.StringIO()):  # Ray tells of actors that it was told to kill
+            if ray.is_initialized():
+                from ray import serve as ray_serve
 
-            ray_serve.shutdown()
-        disconnect()
+                ray_serve.shutdown()
+            disconnect()
     finally:
         for number, handler in held.items():
             signal.signal(number, handler)
@@ -149,20 +183,6 @@ def _gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _quiet() -> None:
-    """Ray Serve's loggers set themselves up when they are imported, as JSON on the console."""
-    for name in ("ray", "ray.serve", "vllm", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("ray.serve.", "ray.llm", "vllm.")):
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _wait_for_the_end() -> None:
-    while True:
-        time.sleep(3600)
-
-
 def _shared_memory_of_children() -> set[str]:
     """Shared-memory segments that our processes hold: vLLM's workers are killed in the end and leave theirs behind."""
     import psutil
@@ -175,11 +195,6 @@ def _shared_memory_of_children() -> set[str]:
             continue
         found |= {line.split()[5] for line in maps.splitlines() if " /dev/shm/psm_" in line}
     return found
-
-
-def _remove(segments: set[str]) -> None:
-    for segment in segments:
-        Path(segment).unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:

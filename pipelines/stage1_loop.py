@@ -43,6 +43,7 @@ def train(config: dict[str, Any]) -> None:
     """Train from `config["start"]` and write `model/` and `metrics.json` into `config["out"]`."""
     rank, world, device = workers.prepare(config)
     out, stage = Path(config["out"]), config["stage"]
+    torch.manual_seed(config["seed"])  # the grounding head starts at random
     mllm, processor = load_backbone(config["start"], device=str(device))
     head = GroundingHead(mllm.config.text_config.hidden_size).to(device) if stage["grounding_weight"] > 0 else None
     module = SftModule(mllm, head)
@@ -171,7 +172,8 @@ def _accuracy(module, rows: RowStore, limit: int, pad: int, rank: int, world: in
     counts: dict[str, list[int]] = {}
     for first in range(0, len(chosen), EVAL_BATCH):
         part = [int(i) for i in chosen[first : first + EVAL_BATCH]]
-        right = correct_answers(module.mllm, collate([rows[i] for i in part], pad).to(device))
+        with workers.whole(module):
+            right = correct_answers(module.mllm, collate([rows[i] for i in part], pad).to(device))
         for index, correct in zip(part, right.tolist(), strict=True):
             for key in (rows.categories[index], "all"):
                 entry = counts.setdefault(key, [0, 0])

@@ -5,7 +5,8 @@ controller or of the driver, is the same thing as calling the stage again.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,17 @@ def parallelise(module: nn.Module, parallel: Parallel, layers: list[nn.Module]) 
     if dist.get_world_size() == 1:
         return module
     return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Parameters that FSDP2 shards at the root are whole inside, for code that does not go through `module.forward`."""
+    sharded = hasattr(module, "unshard")
+    if sharded:
+        module.unshard()
+    yield
+    if sharded:
+        module.reshard()
 
 
 def inner(module: nn.Module) -> nn.Module:

@@ -79,9 +79,7 @@ class Batcher:
 
 
 def _answer(chunk: ActionChunk, *, queue_ms: float, infer_ms: float, batch: int) -> Answer:
-    return Answer(
-        actions=chunk.actions, control_hz=chunk.control_hz, queue_ms=queue_ms, infer_ms=infer_ms, batch=batch
-    )
+    return Answer(actions=chunk.actions, control_hz=chunk.control_hz, queue_ms=queue_ms, infer_ms=infer_ms, batch=batch)
 
 
 class Actions:
@@ -91,8 +89,8 @@ class Actions:
         policy = BlmPolicy.load(folder, device=device, dtype=getattr(torch, config.dtype))
         self._batcher = Batcher(policy)
         self._lock = asyncio.Lock()
-        self.infer.set_max_batch_size(config.max_batch)  # type: ignore[attr-defined]
-        self.infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)  # type: ignore[attr-defined]
+        self.infer.set_max_batch_size(config.max_batch)
+        self.infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)
 
     @serve.batch
     async def infer(self, questions: list[Question]) -> list[Answer]:
@@ -112,6 +110,7 @@ def make_actions(folder: Path, config: ActionsConfig, device: str) -> Any:
         name="actions",
         max_ongoing_requests=2 * config.max_batch,
         max_queued_requests=config.max_queued,
+        max_constructor_retry_count=1,  # what fails to load once fails again, after another minute
         autoscaling_config={
             "min_replicas": config.min_replicas,
             "max_replicas": config.max_replicas,

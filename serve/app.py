@@ -1,7 +1,7 @@
 """The served model as one Ray Serve application: conversation by vLLM, actions by the policy, one port.
 
-    application = build_app(Path("runs/tiny/stage2-1a2b3c4d/model"), ServeConfig(), device="cpu")
-    ray.serve.run(application, name="blm")
+application = build_app(Path("runs/tiny/stage2-1a2b3c4d/model"), ServeConfig(), device="cpu")
+ray.serve.run(application, name="blm")
 """
 
 import json
@@ -36,7 +36,9 @@ def build_app(folder: Path, config: ServeConfig, device: str) -> Any:
 
 
 def _model_card(chat: LLMConfig) -> Any:
-    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # Ray's docs take it from there
+    from ray.llm._internal.serve.core.configs.openai_api_models import (
+        to_model_metadata,
+    )  # Ray's docs take it from there
 
     return to_model_metadata(SERVED_NAME, chat)
 
@@ -65,7 +67,10 @@ def chat_config(folder: Path, config: ChatConfig, device: str) -> LLMConfig:
             "VLLM_CPU_KVCACHE_SPACE": f"{max(round(config.kv_cache_gb), 1)}",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the default would pin every engine to the same core
         }
-        placement: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 1}]}}
+        placement: dict[str, Any] = {
+            "accelerator_config": {"kind": "cpu"},
+            "placement_group_config": {"bundles": [{"CPU": 1}]},
+        }
         options["ray_actor_options"] = {"num_cpus": 0}
     else:
         engine |= {"gpu_memory_utilization": config.gpu_memory_share, "tensor_parallel_size": config.tensor_parallel}

@@ -36,4 +36,6 @@ def _check_policy(folder: Path) -> None:
             raise
         raise UserError(f"{error}; or serve conversation alone with --chat-only") from error
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} lacks {WEIGHTS}; copy the checkpoint again, or serve conversation alone with --chat-only")
+        raise UserError(
+            f"{folder} lacks {WEIGHTS}; copy the checkpoint again, or serve conversation alone with --chat-only"
+        )

@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -33,7 +33,12 @@ ROUTES = {
 
 def _request_body() -> dict[str, Any]:
     """The request's schema for the API's own documentation; the body is read by hand, for the errors' sake."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": ActionRequest.model_json_schema()}}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": ActionRequest.model_json_schema()}},
+        }
+    }
 
 
 class Ingress(OpenAiIngress):

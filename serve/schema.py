@@ -68,7 +68,10 @@ def error_object(message: str, status: int, *, param: str | None = None) -> dict
 
 
 def explain(error: ValidationError) -> tuple[str, str | None]:
-    """The first thing wrong with a request, in words, and the field it is about. Never repeats the value: it may be a picture."""
+    """The first thing wrong with a request, in words, and the field it is about.
+
+    Never repeats the value: it may be a picture.
+    """
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or None
     return f"{field}: {first['msg']}" if field else first["msg"], field

@@ -57,7 +57,9 @@ def test_replaying_the_actions_gives_the_recorded_states(plain: dict[str, list[D
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_an_episode_ends_with_the_arm_at_rest_on_a_held_target(plain: dict[str, list[Demonstration]], name: str) -> None:
+def test_an_episode_ends_with_the_arm_at_rest_on_a_held_target(
+    plain: dict[str, list[Demonstration]], name: str
+) -> None:
     for one in plain[name]:
         assert one.episode is not None
         last = one.episode.actions[-PLAIN.hold_steps :]

@@ -158,7 +158,8 @@ def test_training_conversations_hold_all_places_and_balanced_choices():
         assert len(categories) == len(set(categories)) <= 6
         assert not {POLICY, "next_step"} <= set(categories)  # the same answer twice
     assert "task" not in counts  # every scene has the same
-    assert max(counts[POLICY].values()) <= counts[POLICY].total() / 2
+    assert max(counts[POLICY].values()) <= max(counts[POLICY].total() / 2, len(scenes) / 3)
+    assert sum(categories[0] == POLICY for categories in chosen) > 0.4 * counts[POLICY].total()
     for category in ("side", "done"):
         more, less = (n for _, n in counts[category].most_common())
         assert more <= SLACK * less

@@ -1,6 +1,7 @@
 """Rollouts in the real simulator: when episodes end and why, what is drawn, and that company does not matter."""
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import Sequence
@@ -259,7 +260,7 @@ def test_outcomes_do_not_depend_on_the_number_of_actors(ray_cluster: None, tiny_
     from blm.model.predictor import BlmPolicy
 
     folder = write_small_policy(tmp_path / "model", tiny_mllm)
-    policy = start_policy("blm", lambda: BlmPolicy.load(folder))
+    policy = start_policy("blm", functools.partial(BlmPolicy.load, folder))
     world, config = WorldConfig(cells=("panda/PushCube",)), RolloutConfig(max_steps=24)
     actor = ray.remote(RolloutWorker).options(num_cpus=1)
     outcomes = []
@@ -282,16 +283,17 @@ def test_outcomes_do_not_depend_on_the_number_of_actors(ray_cluster: None, tiny_
 
 @pytest.mark.ray
 def test_a_model_that_cannot_be_loaded_says_so_and_a_policys_exception_is_a_policy_error(
-    ray_cluster: None, tmp_path: Path
+    ray_cluster: None, tiny_mllm: Path, tmp_path: Path
 ) -> None:
     from blm.actors.policy import start_policy
     from blm.actors.sim.policies import PolicyError
     from blm.model.predictor import BlmPolicy
 
     with pytest.raises(UserError, match="does not exist"):
-        start_policy("blm", lambda: BlmPolicy.load(tmp_path / "nothing"))
-    policy = start_policy("slow", SlowPolicy)
+        start_policy("blm", functools.partial(BlmPolicy.load, tmp_path / "nothing"))
+    folder = write_small_policy(tmp_path / "model", tiny_mllm)
+    policy = start_policy("blm", functools.partial(BlmPolicy.load, folder))
     state = np.array([0.0] * 7 + [1.0], np.float32)
-    with pytest.raises(PolicyError, match="UserError: refused"):
-        policy.infer_batch([Observation(images={}, state=state, instruction="refuse", embodiment="panda")], [1])
+    with pytest.raises(PolicyError, match="UserError: observation lacks camera 'front'"):
+        policy.infer_batch([Observation(images={}, state=state, instruction="go", embodiment="panda")], [1])
     policy.stop()

@@ -11,6 +11,7 @@ from blm.actors.sim.tasks import TASKS, Task, get_task, instruction_for
 from blm.actors.sim.world import SEED_RANGES, Cell, WorldConfig, parse_cell, require_simulated, seed_range
 from blm.model.embodiments import EMBODIMENTS
 from blm.model.errors import UserError
+import itertools
 
 
 def test_every_combination_of_known_names_is_a_cell() -> None:
@@ -64,7 +65,7 @@ def test_a_world_that_makes_no_sense_is_refused(options: dict[str, object]) -> N
 def test_no_seed_serves_two_purposes() -> None:
     ranges = sorted(SEED_RANGES.values())
     assert all(first < last for first, last in ranges)
-    assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
     assert seed_range("evaluate")[0] == 1_000_000
 
 

@@ -122,7 +122,8 @@ def read_episodes(path: Path | str) -> list[Episode]:
     except FileNotFoundError:
         raise UserError(f"no episode file at {path}; run `blm collect` to make it") from None
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"cannot read episodes from {path} ({error}); delete the file and run collect again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read episodes from {path} ({reason}); delete it and run collect again") from error
     missing = [name for name in SCHEMA.names if table[name].null_count]
     if missing:
         raise UserError(f"{path} is not an episode file: nothing in {', '.join(missing)}; delete it and collect again")

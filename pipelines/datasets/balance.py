@@ -22,8 +22,8 @@ def choose_training_questions(scenes: Sequence[Mapping[str, str]], turns: int, s
     """For every scene (category -> answer, empty to leave it out) the categories of its conversation, in the
     order they are asked.
 
-    The three localisation questions always; the policy's prompt, but for its commonest answer no more often than for all
-    others together (or in a third of the scenes, if that is more); then balanced choices up to `turns`.
+    The three localisation questions always; the policy's prompt, but for its commonest answer no more often than for
+    all others together (or in a third of the scenes, if that is more); then balanced choices up to `turns`.
     """
     rng = np.random.default_rng([seed, 17])
     chosen = [[category for category in LOCATIONS if category in scene] for scene in scenes]
@@ -61,7 +61,7 @@ def _policy_cap(scenes: Sequence[Mapping[str, str]]) -> dict[str, int]:
 
 
 def _shuffled(categories: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Any order; but half of the time the policy's prompt comes first, right after the pictures, as the policy will ask."""
+    """Any order, but half of the time the policy's prompt first, right after the pictures, as the policy asks it."""
     order = [str(category) for category in rng.permutation(categories)] if categories else []
     if POLICY in order and rng.random() < 0.5:
         order.remove(POLICY)

@@ -1,0 +1,86 @@
+"""A corpus of two pictures, a white and a black one, and a model that has learned it by heart."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
+
+SIDE_PX = 28
+PLACES = {True: "<loc_10> <loc_20> <loc_30>", False: "<loc_40> <loc_20> <loc_30>"}
+
+
+def picture(white: bool) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIDE_PX, SIDE_PX), (250,) * 3 if white else (5,) * 3).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def looking(name: str, white: bool, category: str) -> ChatRow:
+    """Is it white, or where is it: only the picture tells."""
+    question = {"white": "Is the cube white?", "place": "Where is the cube?"}[category]
+    answer = {"white": "yes" if white else "no", "place": PLACES[white]}[category]
+    turn = chat_turn(f"<image>\n{question}", answer)
+    return ChatRow(id=name, source="simulator", category=category, messages=turn, images=(picture(white),))
+
+
+def talking(name: str) -> ChatRow:
+    return ChatRow(id=name, source="language", category="talk", messages=chat_turn("Is the goal red?", "yes"))
+
+
+def rows(split: str, count: int) -> list[ChatRow]:
+    """`count` rows of each category; white and black by turns, one white more at the end if the number is odd."""
+    looks = [
+        looking(f"{split}-{category}-{i}", i % 2 == 0, category) for category in ("white", "place") for i in range(count)
+    ]
+    return [*looks, *(talking(f"{split}-talk-{i}") for i in range(count))]
+
+
+def write_corpus(folder: Path, *, train: int = 9, test: int = 8) -> Path:
+    """`train/` and `test/`, the latter in two files."""
+    write_chat(folder / "train" / "a.parquet", rows("train", train))
+    asked = rows("test", test)
+    write_chat(folder / "test" / "a.parquet", asked[: len(asked) // 2])
+    write_chat(folder / "test" / "b.parquet", asked[len(asked) // 2 :])
+    return folder
+
+
+def write_learned_model(folder: Path, mllm: Path, steps: int = 60) -> Path:
+    """`mllm` after a few steps on the corpus: enough to answer it all, by looking."""
+    import torch
+
+    from blm.model.backbone import load_backbone, save_backbone
+    from blm.model.prompts import encode_chat
+    from blm.model.rope import mrope_positions
+    from blm.model.sft import EncodedRow, SftModule, collate
+
+    model, processor = load_backbone(mllm)
+    items = []
+    for row in rows("train", 2):
+        images = [np.asarray(Image.open(io.BytesIO(data))) for data in row.images]
+        chat = encode_chat(processor.tokenizer, row.messages, [1] * len(images))
+        positions = mrope_positions(
+            chat.input_ids, image_token_id=model.config.image_token_id, grids=[(1, 1)] * len(images)
+        )
+        items.append(
+            EncodedRow(
+                input_ids=np.array(chat.input_ids),
+                labels=np.array(chat.labels),
+                positions=positions,
+                images=np.stack(images) if images else np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8),
+                points_px=np.full((len(images), 3, 2), np.nan, np.float32),
+            )
+        )
+    batch = collate(items, processor.tokenizer.pad_token_id)
+    module = SftModule(model, None).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss, _ = module(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05, f"the small model has not learned its corpus: loss {loss.item():.3f}"
+    save_backbone(folder, model.eval(), processor)
+    return folder
