@@ -1,7 +1,7 @@
 """The intent-bridging interface: a Perceiver that turns the MLLM's hidden states into a few latent tokens.
 
-(BLM1, arXiv 2510.24161, section on Stage II; Perceiver resampler as in Flamingo.) Shapes: B observations, L intent tokens of
-width c, N latents of width d.
+(BLM1, arXiv 2510.24161, section on Stage II; Perceiver resampler as in Flamingo.) Shapes: B observations, L intent
+tokens of width c, N latents of width d.
 """
 
 import torch
@@ -31,7 +31,9 @@ class PerceiverLayer(nn.Module):
 class IntentBridge(nn.Module):
     """Perceiver resampler over H_k. Its input norm tames the few huge channels that hidden states of LLMs have."""
 
-    def __init__(self, *, intent_width: int, max_tokens: int, width: int, latents: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, *, intent_width: int, max_tokens: int, width: int, latents: int, layers: int, heads: int
+    ) -> None:
         super().__init__()
         self.norm_in = nn.LayerNorm(intent_width)
         self.project = nn.Linear(intent_width, width)
@@ -41,7 +43,8 @@ class IntentBridge(nn.Module):
         self.norm_out = nn.LayerNorm(width)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Intents [B, L, c] with mask bool [B, L] -> [B, N, d]. L must not exceed the `max_tokens` it was built for."""
+        """Intents [B, L, c] with mask bool [B, L] -> [B, N, d]. L must not exceed the `max_tokens` it was built
+        for."""
         context = self.project(self.norm_in(states)) + self.position[: states.shape[1]]
         latents = self.latents.expand(len(states), -1, -1)
         for layer in self.layers:

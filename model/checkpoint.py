@@ -4,9 +4,11 @@
     policy.safetensors                                     the policy's weights
     blm.json                                               everything else a user of the policy must know
 
-safetensors and JSON only: opening a checkpoint never runs code from it.
+safetensors and JSON only: opening a checkpoint never runs code from it. An index names the MLLM's own weights, without
+which vLLM would take `policy.safetensors` for a part of them.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from blm.model.policy import Policy, PolicyConfig
 FORMAT = 1
 CONTRACT = "blm.json"
 WEIGHTS = "policy.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,10 +74,13 @@ def write_checkpoint(folder: Path, mllm_dir: Path, contract: Contract, weights: 
     for file in sorted(mllm_dir.iterdir()):
         if file.is_file():
             _link_or_copy(file, temporary / file.name)
+    if not (temporary / INDEX).exists():
+        (temporary / INDEX).write_text(json.dumps(_weight_index(temporary), indent=1) + "\n")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary / WEIGHTS)
     data = asdict(contract) | {
         "format": FORMAT,
         "control_hz": CONTROL_HZ,
+        "weights_hash": _file_hash(temporary / WEIGHTS),
         "statistics": statistics_to_json(contract.statistics),
         "statistics_hash": statistics_hash(contract.statistics),
         "layouts": {
@@ -94,7 +100,9 @@ def read_contract(folder: Path) -> Contract:
     if not folder.is_dir():
         raise UserError(f"model folder {folder} does not exist; give the `model` folder of a finished stage2")
     if not path.is_file():
-        raise UserError(f"{folder} holds no {CONTRACT}: it is not a BLM checkpoint; give the `model` folder of a stage2")
+        raise UserError(
+            f"{folder} holds no {CONTRACT}: it is not a BLM checkpoint; give the `model` folder of a stage2"
+        )
     try:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
@@ -125,13 +133,31 @@ def read_contract(folder: Path) -> Contract:
 
 
 def load_policy(folder: Path, contract: Contract) -> Policy:
-    """The policy with its weights, in eval mode. UserError if they are missing or of another size."""
+    """The policy with its weights, in eval mode. UserError if they are missing, damaged, or another checkpoint's."""
     policy = contract.build_policy()
+    path = folder / WEIGHTS
     try:
-        policy.load_state_dict(load_file(folder / WEIGHTS))
+        policy.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder / WEIGHTS} cannot be loaded ({str(error).splitlines()[0]}); copy it again") from error
+        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}); copy it again") from error
+    if _file_hash(path) != json.loads((folder / CONTRACT).read_text()).get("weights_hash"):
+        raise UserError(f"{path} and {CONTRACT} beside it are not of one checkpoint; copy both again")
     return policy.eval()
+
+
+def _weight_index(folder: Path) -> dict[str, Any]:
+    """Hugging Face's index of the weights in a folder: which file holds which tensor."""
+    files = sorted(folder.glob("*.safetensors"))
+    weight_map = {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            weight_map |= dict.fromkeys(tensors.keys(), file.name)
+    return {"metadata": {"total_size": sum(file.stat().st_size for file in files)}, "weight_map": weight_map}
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The Diffusion Transformer: denoises action tokens, conditioned on intents and on the flow time.
 
-Even blocks attend to the intent latents, odd blocks to the sequence itself (GR00T N1.5's interleaving). Flow time enters every
-block as a scale, a shift and a zero-initialised gate (adaLN-Zero), so a fresh block is the identity.
+Even blocks attend to the intent latents, odd blocks to the sequence itself (GR00T N1.5's interleaving). Flow time
+enters every block as a scale, a shift and a zero-initialised gate (adaLN-Zero), so a fresh block is the identity.
 Shapes: B observations, R noise draws of each, T sequence tokens, N intent latents, d width.
 """
 
@@ -51,9 +51,7 @@ class Dit(nn.Module):
         super().__init__()
         self.time_channels = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=1)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
-        self.blocks = nn.ModuleList(
-            DitBlock(width, heads, cross=i % 2 == 0, dropout=dropout) for i in range(blocks)
-        )
+        self.blocks = nn.ModuleList(DitBlock(width, heads, cross=i % 2 == 0, dropout=dropout) for i in range(blocks))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation_out = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         nn.init.zeros_(self.modulation_out[1].weight)
@@ -66,7 +64,8 @@ class Dit(nn.Module):
     def forward(
         self, x: Tensor, flow_time: Tensor, intents: list[KeyValue], tap: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x [B*R, T, d], flow_time [B*R] in [0, 1] -> (tokens [B*R, T, d], the tokens after block `tap`, or the last)."""
+        """x [B*R, T, d], flow_time [B*R] in [0, 1] -> (tokens [B*R, T, d], the tokens after block `tap`, or the
+        last)."""
         channels = self.time_channels(flow_time * TIME_BUCKETS).to(x.dtype)
         time = self.time_embedding(channels)
         tapped = x

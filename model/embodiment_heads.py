@@ -1,7 +1,7 @@
 """Per-embodiment encoders and decoders: the only parts of the policy that know a robot's dimensions.
 
-One small MLP a robot at its real dimensions. Padding all robots to the widest, and gathering weights by robot index, was 3 to 9
-times slower and spends parameters on dimensions that do not exist.
+One small MLP a robot at its real dimensions. Padding all robots to the widest, and gathering weights by robot
+index, was 3 to 9 times slower and spends parameters on dimensions that do not exist.
 """
 
 from torch import Tensor, nn

@@ -70,13 +70,9 @@ class Embodiment:
         return self.arm_dof + 1
 
 
-def _xarm_limits(lower: dict[int, float], upper: dict[int, float], dof: int) -> dict[str, tuple[float, ...]]:
-    """Both xArms turn every joint by a full revolution either way except the few named (numbered from 1)."""
-    full_turn = 2 * math.pi
-    return {
-        "joint_lower_rad": tuple(lower.get(i, -full_turn) for i in range(1, dof + 1)),
-        "joint_upper_rad": tuple(upper.get(i, full_turn) for i in range(1, dof + 1)),
-    }
+def _xarm(dof: int, full_turn_rad: float, **others: float) -> tuple[float, ...]:
+    """One limit per joint: a full turn for all but the joints named."""
+    return tuple(others.get(f"joint{i}", full_turn_rad) for i in range(1, dof + 1))
 
 
 _PANDA = Embodiment(
@@ -92,7 +88,8 @@ _PANDA = Embodiment(
 _XARM6 = Embodiment(
     name="xarm6",
     joint_names=tuple(f"joint{i}" for i in range(1, 7)),
-    **_xarm_limits(lower={2: -2.059, 3: -3.8, 5: -1.69297}, upper={2: 2.0944, 3: 0.19198, 5: math.pi}, dof=6),
+    joint_lower_rad=_xarm(6, -2 * math.pi, joint2=-2.059, joint3=-3.8, joint5=-1.69297),
+    joint_upper_rad=_xarm(6, 2 * math.pi, joint2=2.0944, joint3=0.19198, joint5=math.pi),
     joint_velocity_rad_s=(3.14,) * 6,
     rest_rad=(0.0, 0.22, -1.23, 0.0, 1.01, 0.0),
     gripper_stroke_m=0.085,
@@ -101,7 +98,8 @@ _XARM6 = Embodiment(
 _XARM7 = Embodiment(
     name="xarm7",
     joint_names=tuple(f"joint{i}" for i in range(1, 8)),
-    **_xarm_limits(lower={2: -2.059, 4: -0.19198, 6: -1.69297}, upper={2: 2.0944, 4: 3.927, 6: math.pi}, dof=7),
+    joint_lower_rad=_xarm(7, -2 * math.pi, joint2=-2.059, joint4=-0.19198, joint6=-1.69297),
+    joint_upper_rad=_xarm(7, 2 * math.pi, joint2=2.0944, joint4=3.927, joint6=math.pi),
     joint_velocity_rad_s=(3.14,) * 7,
     rest_rad=(0.0, 0.22, 0.0, 1.23, 0.0, 1.01, 0.0),
     gripper_stroke_m=0.085,

@@ -1,6 +1,7 @@
 """Intents: hidden states of the k-th block of the frozen multimodal LLM, on camera pictures and an instruction.
 
-What lies above block k is never computed, nor loaded into the forward pass: the blocks are cut off, the final norm with them.
+What lies above block k is never computed, nor loaded into the forward pass: the blocks are cut off, the final norm
+with them.
 """
 
 import hashlib
@@ -109,10 +110,11 @@ class IntentExtractor:
 
 
 def fingerprint(model_dir: str | Path, layer: int, max_text_tokens: int) -> str:
-    """Hash of weights, tokenizer, chat format, preprocessing and layer: what an intent depends on besides its input."""
+    """Hash of weights, tokenizer, chat format, preprocessing and layer: what an intent depends on besides its
+    input."""
     digest = hashlib.sha256(f"{PREPROCESSING_VERSION}:{layer}:{max_text_tokens}".encode())
     digest.update(policy_messages(1, "{instruction}")[0]["text"].encode())
-    files = sorted(Path(model_dir).glob("model*.safetensors")) + [Path(model_dir) / "tokenizer.json"]
+    files = [*sorted(Path(model_dir).glob("model*.safetensors")), Path(model_dir) / "tokenizer.json"]
     for file in files:
         if file.is_file():
             with file.open("rb") as stream:

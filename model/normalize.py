@@ -1,7 +1,8 @@
 """Normalisation by quantiles: the 1 % and 99 % quantiles of each dimension go to -1 and 1.
 
-Values beyond are kept up to CLIP, so that a rare large target is still learnable. A dimension that never changes (its
-quantiles coincide) is mapped to 0, and back to its constant.
+Values beyond are kept up to CLIP, so that a rare large target is still learnable. Where the quantiles coincide, as for
+a joint that moves in less than 1 % of the data, the extremes take their place. A dimension that never changes is mapped
+to 0, and back to its constant.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CLIP = 1.5
-MIN_SPREAD = 1e-5  # below this a dimension counts as constant
+MIN_SPREAD = 1e-3  # rad, or share of the gripper's opening: less than this is noise, and the dimension counts as constant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,24 +28,27 @@ class Quantiles:
     @classmethod
     def of(cls, values: np.ndarray) -> "Quantiles":
         """Of values [N, D], N at least 1."""
-        low, high = np.quantile(values.astype(np.float64), (0.01, 0.99), axis=0)
+        values = values.astype(np.float64)
+        low, high = np.quantile(values, (0.01, 0.99), axis=0)
+        still = high - low < MIN_SPREAD
+        low, high = np.where(still, values.min(axis=0), low), np.where(still, values.max(axis=0), high)
         return cls(low=tuple(low.tolist()), high=tuple(high.tolist()))
 
     def normalize(self, values: np.ndarray) -> np.ndarray:
         """float32 [..., D] in units of the data -> [-CLIP, CLIP]."""
-        centre, half = self._centre_and_half()
-        return np.clip((values - centre) / half, -CLIP, CLIP).astype(np.float32)
+        centre, half, constant = self._scale()
+        return np.where(constant, 0.0, np.clip((values - centre) / half, -CLIP, CLIP)).astype(np.float32)
 
     def unnormalize(self, values: np.ndarray) -> np.ndarray:
         """The inverse of `normalize`, float32 [..., D]."""
-        centre, half = self._centre_and_half()
-        constant = half > 1e6
-        return np.where(constant, centre, values * np.where(constant, 0.0, half) + centre).astype(np.float32)
+        centre, half, constant = self._scale()
+        return np.where(constant, centre, values * half + centre).astype(np.float32)
 
-    def _centre_and_half(self) -> tuple[np.ndarray, np.ndarray]:
+    def _scale(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Middle, half spread and whether it is constant, of each dimension."""
         low, high = np.asarray(self.low), np.asarray(self.high)
-        half = (high - low) / 2
-        return (low + high) / 2, np.where(half < MIN_SPREAD / 2, 1e9, half)  # a huge divisor maps a constant to 0
+        constant = high - low < MIN_SPREAD
+        return (low + high) / 2, np.where(constant, 1.0, (high - low) / 2), constant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +68,9 @@ Statistics = Mapping[str, EmbodimentStatistics]
 def statistics_to_json(statistics: Statistics) -> dict:
     """Plain data for `blm.json`."""
     return {
-        name: {kind: {"low": list(q.low), "high": list(q.high)} for kind, q in (("state", s.state), ("action", s.action))}
+        name: {
+            kind: {"low": list(q.low), "high": list(q.high)} for kind, q in (("state", s.state), ("action", s.action))
+        }
         for name, s in statistics.items()
     }
 

@@ -1,13 +1,14 @@
 """The policy of Stage II: intents and proprioception in, action chunks out.
 
-Sequence: [1 state token][M future tokens][H noisy action tokens] through the Diffusion Transformer, which attends to the
-bridge's latents of the present picture. The future tokens learn, halfway up, to predict the bridge's latents of the picture one
-chunk later (FLARE, arXiv 2505.15659); M equals the number of latents, so they align one to one. Robots of several bodies share
-everything but their heads; rows of one body stand together in a batch, so no row is gathered or padded.
+Sequence: [1 state token][M future tokens][H noisy action tokens] through the Diffusion Transformer, which attends
+to the bridge's latents of the present picture. The future tokens learn, halfway up, to predict the bridge's latents
+of the picture one chunk later (FLARE, arXiv 2505.15659); M equals the number of latents, so they align one to one.
+Robots of several bodies share everything but their heads; rows of one body stand together in a batch, so no row is
+gathered or padded.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,10 @@ class PolicyConfig:
     """In the transformer's blocks."""
     state_dropout: float = 0.1
     """Chance that a sample's state token is replaced by a learned one, so that pictures are not ignored."""
+    intent_dropout: float = 0.0
+    """Chance that an intent token is hidden in training: what augmentation is to pictures, for cached intents."""
+    intent_noise: float = 0.0
+    """Gaussian noise on intent tokens in training, as a share of each token's own standard deviation."""
     future_weight: float = 0.1
     """Weight of the future-prediction loss; 0 leaves out the future tokens altogether."""
     future_block: int = 4
@@ -56,6 +61,11 @@ class PolicyConfig:
             raise UserError(f"policy width {self.width} is not divisible by its {self.heads} heads")
         if not 1 <= self.future_block <= self.blocks:
             raise UserError(f"policy future_block {self.future_block} is not one of its {self.blocks} blocks")
+        for name in ("dropout", "state_dropout", "intent_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"policy {name} is {getattr(self, name)}; give a chance from 0 to below 1")
+        if self.intent_noise < 0 or self.future_weight < 0:
+            raise UserError("policy intent_noise and future_weight must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +100,7 @@ class PolicyBatch:
 class Policy(nn.Module):
     """Bridge, transformer and per-embodiment heads."""
 
-    def __init__(
-        self, config: PolicyConfig, *, embodiments: Sequence[str], intent_width: int, max_tokens: int
-    ) -> None:
+    def __init__(self, config: PolicyConfig, *, embodiments: Sequence[str], intent_width: int, max_tokens: int) -> None:
         super().__init__()
         self.config = config
         self.bridge = IntentBridge(
@@ -115,18 +123,19 @@ class Policy(nn.Module):
             self.target_bridge = copy.deepcopy(self.bridge).requires_grad_(False)
 
     def forward(self, batch: PolicyBatch, generator: torch.Generator, draws: int = 1) -> dict[str, Tensor]:
-        """Losses of a batch with `draws` noise draws a row: `flow`, `future`, their weighted sum `loss`, and `copy`.
+        """Losses of a batch with `draws` noise draws a row: `flow`, `future`, and their weighted sum `loss`.
 
-        `future` is 1 - cosine between predicted and true latents of the future picture. `copy` is the same for the baseline
-        that predicts no change (computed in eval mode alone); only the gap between the two means anything.
+        `future` is 1 - cosine between predicted and true latents of the future picture. Two more numbers in eval mode
+        say what it is worth: `copy`, the same for the baseline that predicts no change (only the gap between the two
+        means anything), and `target_std`, how much the true latents differ between rows (0: they have collapsed).
         """
-        latents = self.bridge(batch.intents, batch.mask)
+        latents = self.bridge(*self._disturbed(batch.intents, batch.mask, generator))
         keys = self.dit.intent_key_values(latents)
         n = len(latents)
         device = latents.device
-        # Randomness comes from the CPU generator in one order, so that it is the same on any device and world size.
+        # Randomness comes from the CPU generator in one order, so that it is the same on any device.
         times = sample_times(n * draws, generator).to(device)
-        dropped = (torch.rand(n * draws, generator=generator) < self.config.state_dropout).to(device)
+        dropped = (torch.rand(n * draws, generator=generator) < self.config.state_dropout * self.training).to(device)
         states, tokens, targets = [], [], []
         first = 0
         for group in batch.groups:
@@ -142,8 +151,20 @@ class Policy(nn.Module):
         state = torch.where(dropped[:, None, None], self.no_state, torch.cat(states))
         out, tapped = self.dit(self._sequence(state, torch.cat(tokens)), times, keys, self.config.future_block)
         flow = self._flow_loss(batch, out[:, -self.config.chunk :], targets, draws)
-        future, unchanged = self._future_loss(batch, latents, tapped, draws)
-        return {"loss": flow + self.config.future_weight * future, "flow": flow, "future": future, "copy": unchanged}
+        future = self._future_losses(batch, tapped, draws)
+        return {"loss": flow + self.config.future_weight * future["future"], "flow": flow, **future}
+
+    def _disturbed(self, intents: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Intents and mask with the configured noise and token dropout, in training alone."""
+        if not self.training or self.config.intent_dropout == self.config.intent_noise == 0:
+            return intents, mask
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        local = torch.Generator(intents.device).manual_seed(seed)  # whole hidden states would be slow to draw on CPU
+        noise = torch.randn(intents.shape, generator=local, device=intents.device, dtype=intents.dtype)
+        intents = intents + self.config.intent_noise * intents.std(dim=-1, keepdim=True) * noise
+        kept = torch.rand(mask.shape, generator=local, device=mask.device) >= self.config.intent_dropout
+        kept[:, 0] = True  # attention needs a token to look at
+        return intents, mask & kept
 
     def _sequence(self, state: Tensor, actions: Tensor) -> Tensor:
         parts = [state, actions + self.action_position]
@@ -152,33 +173,32 @@ class Policy(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _flow_loss(self, batch: PolicyBatch, tokens: Tensor, targets: list[Tensor], draws: int) -> Tensor:
-        """Mean squared error of the velocity over real actions and dimensions, all robots weighing by their elements."""
-        total, count = tokens.new_zeros(()), 0
+        """Mean squared error of the velocity over real actions and dimensions, all robots weighing by their
+        elements."""
+        total, count = torch.zeros((), device=tokens.device), 0
         first = 0
         for group, target in zip(batch.groups, targets, strict=True):
             rows = tokens[first : first + len(target)]
             first += len(target)
             real = (~group.is_pad).repeat_interleave(draws, dim=0).unsqueeze(-1)
-            error = (self.robots[group.embodiment].decode_actions(rows) - target) ** 2
+            error = (self.robots[group.embodiment].decode_actions(rows).float() - target) ** 2
             total = total + (error * real).sum()
             count = count + real.sum() * target.shape[-1]
         return total / count
 
-    def _future_loss(
-        self, batch: PolicyBatch, latents: Tensor, tapped: Tensor, draws: int
-    ) -> tuple[Tensor, Tensor]:
-        if self.config.future_weight <= 0:
-            zero = latents.new_zeros(())
-            return zero, zero
+    def _future_losses(self, batch: PolicyBatch, tapped: Tensor, draws: int) -> dict[str, Tensor]:
+        zero = torch.zeros((), device=tapped.device)
+        if self.config.future_weight == 0:
+            return {"future": zero, "copy": zero, "target_std": zero}
         with torch.no_grad():
-            target = self.target_bridge(batch.future_intents, batch.future_mask)
-            unchanged = latents.new_zeros(())
-            if not self.training:
-                present = self.target_bridge(batch.intents, batch.mask)
-                unchanged = 1 - F.cosine_similarity(present, target, dim=-1).mean()
-        predicted = self.future_project(tapped[:, 1 : 1 + self.config.latents])
-        target = target.repeat_interleave(draws, dim=0)
-        return 1 - F.cosine_similarity(predicted, target, dim=-1).mean(), unchanged
+            target = self.target_bridge(batch.future_intents, batch.future_mask).float()
+        predicted = self.future_project(tapped[:, 1 : 1 + self.config.latents]).float()
+        losses = {"future": _distance(predicted, target.repeat_interleave(draws, dim=0))}
+        if not self.training:
+            with torch.no_grad():
+                present = self.target_bridge(batch.intents, batch.mask).float()
+            losses |= {"copy": _distance(present, target), "target_std": target.std(dim=0, correction=0).mean()}
+        return losses
 
     @torch.no_grad()
     def update_target(self) -> None:
@@ -203,13 +223,11 @@ class Policy(nn.Module):
         return euler(velocity, noise, steps)
 
 
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 - cosine of tokens [B, N, d], averaged."""
+    return 1 - F.cosine_similarity(one, other, dim=-1).mean()
+
+
 def noise_shape(config: PolicyConfig, embodiment: str) -> tuple[int, int]:
     """(H, A) of the noise a chunk of this robot starts from."""
     return config.chunk, get_embodiment(embodiment).action_dim
-
-
-def ema_update(average: Mapping[str, Tensor], current: Mapping[str, Tensor], step: int, decay: float) -> None:
-    """Exponential moving average of weights, in place; early steps average faster (min(decay, (1+n)/(10+n)))."""
-    rate = 1 - min(decay, (1 + step) / (10 + step))
-    names = list(average)
-    torch._foreach_lerp_([average[n] for n in names], [current[n] for n in names], rate)

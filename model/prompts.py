@@ -2,17 +2,26 @@
 
 The same functions train (Stage I), extract intents, evaluate and serve, so a prompt cannot drift between them.
 
-Conversations follow Qwen's ChatML. A user turn names each picture by one `<image>` placeholder; images come before text, so
-that (attention being causal) the states of image tokens do not depend on the instruction.
+Conversations follow Qwen's ChatML. A user turn names each picture by one `<image>` placeholder; images come before
+text, so that (attention being causal) the states of image tokens do not depend on the instruction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 from blm.model.errors import UserError
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "text": str}
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that prompts need."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
 
 IMAGE_PLACEHOLDER = "<image>"
 IGNORE_INDEX = -100  # label of tokens that carry no loss, the value torch's cross entropy skips
@@ -45,11 +54,13 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
-"""Qwen2.5-VL's chat format without its default system turn, which a model of a few million parameters has no use for."""
+"""Qwen2.5-VL's chat format without its default system turn, which a model of a few million parameters has no use
+for."""
 
 
 def loc_token(axis: int, value_m: float) -> str:
-    """The position word of a coordinate in metres along world axis 0, 1 or 2; values outside the range are clamped."""
+    """The position word of a coordinate in metres along world axis 0, 1 or 2; values outside the range are
+    clamped."""
     low, high = LOC_RANGE_M[axis]
     bin_index = int((value_m - low) / (high - low) * LOC_BINS)
     return LOC_TOKENS[min(max(bin_index, 0), LOC_BINS - 1)]
@@ -77,7 +88,11 @@ class EncodedChat:
 
 
 def encode_chat(
-    tokenizer, messages: Sequence[Message], tokens_per_image: Sequence[int], *, generation_prompt: bool = False
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tokens_per_image: Sequence[int],
+    *,
+    generation_prompt: bool = False,
 ) -> EncodedChat:
     """Tokenise a conversation, expanding each `<image>` into that picture's number of image tokens.
 
@@ -115,7 +130,7 @@ def encode_chat(
     return EncodedChat(input_ids=input_ids, labels=labels)
 
 
-def _expand_images(text: str, tokens_per_image) -> str:
+def _expand_images(text: str, tokens_per_image: Iterator[int]) -> str:
     parts = text.split(IMAGE_PLACEHOLDER)
     expanded = parts[0]
     for part in parts[1:]:
@@ -123,9 +138,9 @@ def _expand_images(text: str, tokens_per_image) -> str:
     return expanded
 
 
-def chat_content(messages: Sequence[Message]) -> list[dict]:
+def chat_content(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The same conversation in the OpenAI / Hugging Face shape: a list of typed parts a turn."""
-    converted = []
+    converted: list[dict[str, Any]] = []
     for message in messages:
         parts: list[dict[str, str]] = []
         for i, text in enumerate(message["text"].split(IMAGE_PLACEHOLDER)):

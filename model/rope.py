@@ -1,7 +1,8 @@
 """Multimodal rotary positions of Qwen2.5-VL for conversations with still pictures.
 
-Text tokens advance time, height and width together; a picture's tokens share one time and carry their row and column; what
-follows continues after the largest position used. Computed once a conversation, when it is tokenised, not at every step.
+Text tokens advance time, height and width together; a picture's tokens share one time and carry their row and
+column; what follows continues after the largest position used. Computed once a conversation, when it is tokenised,
+not at every step.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def mrope_positions(
-    input_ids: Sequence[int], *, image_token_id: int, grids: Sequence[tuple[int, int]]
-) -> np.ndarray:
+def mrope_positions(input_ids: Sequence[int], *, image_token_id: int, grids: Sequence[tuple[int, int]]) -> np.ndarray:
     """int32 [3, L]: time, height and width positions. `grids`: (rows, cols) of each picture in language tokens."""
     ids = np.asarray(input_ids)
     positions = np.empty((3, len(ids)), dtype=np.int32)

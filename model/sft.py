@@ -31,7 +31,8 @@ class EncodedRow:
     images: np.ndarray
     """uint8 [M, H, W, 3]; M may be 0."""
     points_px: np.ndarray
-    """float32 [M, 3, 2] true pixel (x, y) of gripper, object and goal in each picture; NaN without simulator truth."""
+    """float32 [M, 3, 2] true pixel (x, y) of gripper, object and goal in each picture; NaN without simulator
+    truth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +78,13 @@ def collate(rows: Sequence[EncodedRow], pad_token_id: int) -> SftBatch:
 
 
 class GroundingHead(nn.Module):
-    """Finds gripper, object and goal from each image token: the dense target that teaches a vision tower made from scratch.
+    """Finds gripper, object and goal from each image token: the dense target that teaches a vision tower made from
+    scratch.
 
-    Every token says whether a point lies in its 28 px cell, and tokens near a point say where it is relative to them. Such
-    a local question is learned in a few hundred steps, where "where is the cube?" asked of the whole network sits on a
-    plateau for a thousand. It stands in for the vision pre-training that a published backbone brings along, and is thrown
-    away after Stage I.
+    Every token says whether a point lies in its 28 px cell, and tokens near a point say where it is relative to
+    them. Such a local question is learned in a few hundred steps, where "where is the cube?" asked of the whole
+    network sits on a plateau for a thousand. It stands in for the vision pre-training that a published backbone
+    brings along, and is thrown away after Stage I.
     """
 
     near_cells = 1.25  # tokens within this many cells of a point regress their offset to it
@@ -133,7 +135,8 @@ def forward_hidden(model: nn.Module, batch: SftBatch) -> tuple[Tensor, Tensor]:
 
 
 def answer_logits(model: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, vocabulary] and labels [N] of the answer tokens alone; the head never runs over prompts and padding."""
+    """Logits [N, vocabulary] and labels [N] of the answer tokens alone; the head never runs over prompts and
+    padding."""
     shifted = labels[:, 1:]
     counts = shifted != IGNORE_INDEX
     return model.lm_head(hidden[:, :-1][counts]), shifted[counts]
@@ -155,7 +158,8 @@ class SftModule(nn.Module):
         self.head = head
 
     def forward(self, batch: SftBatch, vision_only: bool = False) -> tuple[Tensor, Tensor]:
-        """(mean cross entropy over answer tokens, grounding loss). With `vision_only` the language model does not run."""
+        """(mean cross entropy over answer tokens, grounding loss). With `vision_only` the language model does not
+        run."""
         if vision_only:
             grounding = grounding_loss(self.head, encode_images(self.mllm.model.visual, batch.images), batch)
             return grounding.new_zeros(()), grounding

@@ -1,7 +1,7 @@
 """A small tokenizer of our own, for backbones made from scratch.
 
-Byte-level BPE (no text is ever unknown) trained on the corpora, with Qwen's chat markers and the 64 position words as single
-tokens. A pre-trained backbone brings its own tokenizer and never comes here.
+Byte-level BPE (no text is ever unknown) trained on the corpora, with Qwen's chat markers and the 64 position words
+as single tokens. A pre-trained backbone brings its own tokenizer and never comes here.
 """
 
 from collections.abc import Iterable

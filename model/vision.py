@@ -1,7 +1,8 @@
 """Pictures into Qwen2.5-VL's vision tower, fast for batches of equally large pictures.
 
-transformers runs one attention call a picture and layer when no flash attention is at hand. Robot cameras give pictures of one
-size, so here a batch is one call a layer; the arithmetic is the same (a test holds both to float tolerance).
+transformers runs one attention call a picture and layer when no flash attention is at hand. Robot cameras give
+pictures of one size, so here a batch is one call a layer; the arithmetic is the same (a test holds both to float
+tolerance).
 """
 
 import numpy as np

@@ -43,7 +43,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Its stages, in order": tuple(Command(name=stage.name, about=stage.about, module="cli_run") for stage in STAGES),
     "The trained model at work": (Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),),
     "This machine": (
-        Command(name="doctor", about="check every part of the installation, and say how to mend what is missing"),
+        Command(
+            name="doctor",
+            about="check every part of the installation, and say how to mend what is missing",
+            module="doctor",
+        ),
     ),
 }
 """The table of contents."""
@@ -102,7 +106,7 @@ def _dispatch(words: list[str]) -> int:
     if command.module:
         return module.main(name, arguments)
     function = getattr(module, name)
-    return function() if name == "doctor" else function(arguments) or 0
+    return function(arguments) or 0
 
 
 def table_of_contents() -> str:

@@ -26,7 +26,7 @@ from blm.actors.sim.demonstration import (
 from blm.actors.sim.failures import FailureReason
 from blm.actors.sim.world import Cell, Geometry, require_simulated, seed_range
 from blm.model.errors import UserError
-from blm.pipelines.collect_cell import CellProgress
+from blm.pipelines.collect_cell import CellProgress, Limits
 from blm.pipelines.workspace import StageContext, write_json
 
 VERSION = 1
@@ -93,7 +93,15 @@ def collect(config: CollectConfig, context: StageContext) -> dict[str, Any]:
     for cell in cells:
         require_simulated(cell)
     context.tracker.log_params({"collect": {name: getattr(config, name) for name in config.__slots__}})
-    progress = {cell: CellProgress.resume(context.out, cell, _limits(config)) for cell in cells}
+    for leftover in context.out.rglob(".tmp-*"):  # of a process that was killed while it wrote
+        leftover.unlink()
+    limits = Limits(
+        first_seed=config.first_seed,
+        block_size=config.seeds_per_item,
+        wanted=config.episodes_per_cell,
+        most_seeds=config.most_seeds,
+    )
+    progress = {cell: CellProgress.resume(context.out, cell, limits) for cell in cells}
     began_s = time.perf_counter()
     work = _Work(began_s=began_s)
     if not all(one.finished for one in progress.values()):
@@ -125,29 +133,26 @@ class _Work:
     said_s: float = 0.0
 
 
-def _limits(config: CollectConfig) -> tuple[int, int, int, int]:
-    return config.first_seed, config.seeds_per_item, config.episodes_per_cell, config.most_seeds
-
-
 def _run(config: CollectConfig, context: StageContext, progress: Mapping[Cell, CellProgress], work: _Work) -> None:
     # Ray and the actors are imported here and not above: the command line reads CollectConfig on every call.
     import ray
 
     from blm.actors.demonstrator import Demonstrator
-    from blm.actors.pool import Outcome, WorkPool
+    from blm.actors.pool import WorkPool
 
     geometry: Geometry = context.world.geometry
     actor = ray.remote(Demonstrator).options(num_cpus=1)
     workers = max(1, min(context.resources.actors, int(ray.cluster_resources().get("CPU", 1))))
-    pool: WorkPool[DemonstrationItem, DemonstrationBatch]
-    with WorkPool(lambda: actor.remote(geometry, config.demonstration), actors=workers) as pool:
+    with WorkPool[DemonstrationItem, DemonstrationBatch](
+        lambda: actor.remote(geometry, config.demonstration), actors=workers
+    ) as pool:
         while True:
             for one in progress.values():
                 while pool.has_room and (item := one.next_item()) is not None:
                     pool.submit(item)
             if not pool.pending:
                 break
-            outcome: Outcome[DemonstrationItem, DemonstrationBatch] | None = pool.next()
+            outcome = pool.next()
             assert outcome is not None, "waited without a limit"
             one = progress[outcome.item.cell]
             if outcome.result is None:

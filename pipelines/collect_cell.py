@@ -19,6 +19,20 @@ from blm.actors.sim.world import Cell
 from blm.pipelines.workspace import read_json, write_json
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Which seeds a cell may use, and for how many episodes."""
+
+    first_seed: int
+    """Where to begin."""
+    block_size: int
+    """Seeds of a work item and of a file."""
+    wanted: int
+    """Episodes to keep."""
+    most_seeds: int
+    """Seeds after which the cell is given up; a multiple of the block size."""
+
+
 @dataclass(slots=True)
 class CellProgress:
     """One cell's blocks. `taken` holds every seed with a known outcome, from this process or an earlier one."""
@@ -27,28 +41,21 @@ class CellProgress:
     """The stage's folder."""
     cell: Cell
     """The cell."""
-    first_seed: int
-    block_size: int
-    wanted: int
-    """Episodes to keep."""
-    most_seeds: int
-    """Seeds after which the cell is given up."""
+    limits: Limits
+    """What is wanted."""
     taken: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Seed -> {"steps" (None if it failed), "first_plan", "disturbed", "failures"}."""
+    """Seed -> {"steps" (None if it failed), "first_plan", "failures"}."""
     _fresh: dict[int, Demonstration] = field(default_factory=dict)
     _next_seed: int = 0
     _asked: set[int] = field(default_factory=set)
     _single: deque[DemonstrationItem] = field(default_factory=deque)
 
     @classmethod
-    def resume(cls, out: Path, cell: Cell, limits: tuple[int, int, int, int]) -> Self:
-        """The state in which an earlier process left the folder (empty: the beginning).
-
-        limits: first seed, seeds a block, episodes wanted, most seeds.
-        """
-        one = cls(out, cell, *limits)
-        one._next_seed = one.first_seed
-        for block in range(one.first_seed, one.first_seed + one.most_seeds, one.block_size):
+    def resume(cls, out: Path, cell: Cell, limits: Limits) -> Self:
+        """The state in which an earlier process left the folder; an empty folder is the beginning."""
+        one = cls(out, cell, limits)
+        one._next_seed = limits.first_seed
+        for block in range(limits.first_seed, limits.first_seed + limits.most_seeds, limits.block_size):
             outcomes, episodes = one._files(block)
             if outcomes.exists() and episodes.exists():
                 read_episodes(episodes)  # a damaged file is better noticed now
@@ -61,17 +68,17 @@ class CellProgress:
         """Seeds to work on now, or None if what is known and under way will probably do."""
         if self._single:
             return self._single.popleft()
-        while True:
-            under_way = len(self._asked)
-            if self._successes(self.most_seeds) + under_way >= self.wanted:
+        limits = self.limits
+        while self._next_seed < limits.first_seed + limits.most_seeds:
+            # Only what lies before the next block counts: a gap that a killed process left is filled in any case.
+            if self._successes() + len(self._asked) >= limits.wanted:
                 return None
-            if self._next_seed >= self.first_seed + self.most_seeds:
-                return None
-            block = range(self._next_seed, self._next_seed + self.block_size)
-            self._next_seed += self.block_size
+            block = range(self._next_seed, self._next_seed + limits.block_size)
+            self._next_seed = block.stop
             if block.start not in self.taken:
                 self._asked |= set(block)
                 return DemonstrationItem(cell=self.cell, seeds=tuple(block))
+        return None
 
     def retry_singly(self, item: DemonstrationItem) -> None:
         """Queues every seed of an item as an item of its own."""
@@ -82,15 +89,19 @@ class CellProgress:
         blocks = set()
         for one in demonstrations:
             self._fresh[one.seed] = one
-            blocks.add(one.seed - (one.seed - self.first_seed) % self.block_size)
+            blocks.add(self._block(one.seed))
         for block in blocks:
-            seeds = range(block, block + self.block_size)
+            seeds = range(block, block + self.limits.block_size)
             if all(seed in self._fresh for seed in seeds):
                 self._write(block, [self._fresh.pop(seed) for seed in seeds])
                 self._asked -= set(seeds)
 
+    def _block(self, seed: int) -> int:
+        """First seed of the block that a seed belongs to."""
+        return seed - (seed - self.limits.first_seed) % self.limits.block_size
+
     def _files(self, block: int) -> tuple[Path, Path]:
-        name = f"seeds-{block:07d}-{block + self.block_size - 1:07d}"
+        name = f"seeds-{block:07d}-{block + self.limits.block_size - 1:07d}"
         slug = self.cell.slug
         return self.out / "outcomes" / slug / f"{name}.json", self.out / "episodes" / slug / f"{name}.parquet"
 
@@ -110,16 +121,16 @@ class CellProgress:
 
     # ---- what is there ----------------------------------------------------------------------------------------
 
-    def _successes(self, seeds: int) -> int:
-        end = self.first_seed + seeds
-        return sum(row["steps"] is not None for seed, row in self.taken.items() if seed < end)
+    def _successes(self) -> int:
+        """Known successes among the seeds gone through so far."""
+        return sum(row["steps"] is not None for seed, row in self.taken.items() if seed < self._next_seed)
 
     def _used(self) -> list[int]:
         """Seeds in order without a gap, up to the one that completes the number wanted."""
         used: list[int] = []
         kept = 0
-        seed = self.first_seed
-        while seed in self.taken and kept < self.wanted:
+        seed = self.limits.first_seed
+        while seed in self.taken and kept < self.limits.wanted:
             used.append(seed)
             kept += self.taken[seed]["steps"] is not None
             seed += 1
@@ -133,13 +144,13 @@ class CellProgress:
     @property
     def finished(self) -> bool:
         """Whether the result is complete, or the cell is given up."""
-        return self.kept >= self.wanted or len(self._used()) >= self.most_seeds
+        return self.kept >= self.limits.wanted or len(self._used()) >= self.limits.most_seeds
 
     def trim(self) -> None:
         """Removes what was done beyond the number wanted. Can be interrupted and called again."""
         used = set(self._used())
-        for block in sorted({seed - (seed - self.first_seed) % self.block_size for seed in self.taken}, reverse=True):
-            seeds = [seed for seed in range(block, block + self.block_size) if seed in self.taken]
+        for block in sorted({self._block(seed) for seed in self.taken}, reverse=True):
+            seeds = [seed for seed in range(block, block + self.limits.block_size) if seed in self.taken]
             outcomes, episodes = self._files(block)
             if not used.intersection(seeds):
                 episodes.unlink(missing_ok=True)

@@ -156,12 +156,13 @@ def training_answers(folder: Path) -> dict[str, Counter[str]]:
 def _ask(
     config: DigitalConfig, context: StageContext, model: Path, questions: Sequence[Question], ledger: Ledger
 ) -> None:
-    """Have every question answered that the ledger has no answer for."""
-    items = [
-        item
-        for item in _items(config, questions)
-        if any((name, item["blank"]) not in ledger for name in item["ids"])
-    ]
+    """Have the batches answered that the ledger does not hold as a whole."""
+    items = []
+    for item in _items(config, questions):
+        keys = [(name, item["blank"]) for name in item["ids"]]
+        if any(key not in ledger for key in keys):
+            ledger.drop(keys)
+            items.append(item)
     resources = context.resources
     arguments = {
         "model": str(model),

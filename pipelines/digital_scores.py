@@ -11,6 +11,9 @@ from typing import Any
 from blm.pipelines.answers import Position, position_error, read_position
 from blm.pipelines.statistics import wilson
 
+NEAR_BINS = 2
+"""An answer at most this far from the truth along every axis is near it: 2 cm in the plane, 1 cm in height."""
+
 
 def score(
     *, truths: Sequence[str], answers: Sequence[str], blank: Sequence[str | None], habits: Counter[str]
@@ -42,12 +45,18 @@ def score(
 def position_scores(
     truths: Sequence[Position], answers: Sequence[Position | None], middle: Position | None
 ) -> dict[str, Any]:
-    """Mean errors of the answers that are positions, how many are not, and the error of always saying `middle`."""
+    """Mean errors of the answers that are positions, how many are near or no position, and the error of `middle`."""
     errors = [position_error(t, a) for t, a in zip(truths, answers, strict=True) if a is not None]
+    near = [
+        max(abs(t - a) for t, a in zip(truth, answer, strict=True)) <= NEAR_BINS
+        for truth, answer in zip(truths, answers, strict=True)
+        if answer is not None
+    ]
     guesses = [position_error(truth, middle) for truth in truths] if middle is not None else []
     return {
         "error_bins": round(fmean(bins for bins, _ in errors), 3) if errors else None,
         "error_cm": round(100 * fmean(metres for _, metres in errors), 3) if errors else None,
+        "within_2_bins": sum(near) / len(truths),
         "unreadable": len(truths) - len(errors),
         "guess_error_cm": round(100 * fmean(metres for _, metres in guesses), 3) if guesses else None,
     }

@@ -24,6 +24,7 @@ Status = Literal["ok", "warn", "FAIL"]
 
 REINSTALL = "rm -rf .venv && make setup"
 SYSTEM = "make setup"
+BUSY = "if the machine is busy, blm doctor again once it is not; else"
 ANSWER = "blm-doctor: "
 """How the line begins in which a check's process answers; libraries print what they like before it."""
 
@@ -58,7 +59,7 @@ CHECKS = (
     Check(name="torch", mend=REINSTALL),
     Check(name="torchvision", mend=REINSTALL),
     Check(name="transformers", mend=REINSTALL),
-    Check(name="vllm", mend=REINSTALL),
+    Check(name="vllm", mend=REINSTALL, timeout_s=120),
     Check(name="ray", mend="ray stop; rm -rf /dev/shm/plasma*; blm doctor"),
     Check(name="robots", mend=REINSTALL),
     Check(name="physics", mend=REINSTALL),
@@ -131,9 +132,8 @@ def run_check(check: Check) -> Finding:
         output, _ = process.communicate(timeout=check.timeout_s)
         finding = _read(check, output, process.returncode)
     except subprocess.TimeoutExpired:
-        finding = Finding(
-            name=check.name, status="FAIL", detail=f"no answer in {check.timeout_s:.0f} s", mend=check.mend
-        )
+        detail = f"no answer in {check.timeout_s:.0f} s"
+        finding = Finding(name=check.name, status="FAIL", detail=detail, mend=f"{BUSY} {check.mend}")
     finally:
         _end(process)
     return Finding(

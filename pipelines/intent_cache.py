@@ -3,9 +3,9 @@
     <cache>/<robot>/shard-00000.arrow ...   Arrow IPC files, memory-mapped on read; one row a frame, in dataset order
     <cache>/<robot>/index.json              written last: shards, shape, and the key the cache is valid for
 
-States are kept as bfloat16, whose range the hidden states of large models need (their biggest channels overflow float16). The
-key names what an intent depends on: weights, tokenizer, prompt, preprocessing and layer (the extractor's fingerprint), cameras,
-and the dataset's bytes. A cache with another key is refused.
+States are kept as bfloat16, whose range the hidden states of large models need (their biggest channels overflow
+float16). The key names what an intent depends on: weights, tokenizer, prompt, preprocessing and layer (the
+extractor's fingerprint), cameras, and the dataset's bytes. A cache with another key is refused.
 """
 
 import hashlib
@@ -70,7 +70,8 @@ class ShardWriter:
         )
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """item: `dataset`, `episodes` (indices), `shard` (path). Returns the number of frames and the shape of a row."""
+        """item: `dataset`, `episodes` (indices), `shard` (path). Returns the number of frames and the shape of a
+        row."""
         dataset = LeRobotDataset(item["dataset"], episodes=list(item["episodes"]))
         states, lengths = [], []
         for episode in dataset.episodes:
@@ -115,11 +116,14 @@ class IntentCache:
     """A finished cache, memory-mapped."""
 
     def __init__(self, folder: Path, expected: CacheKey | None = None) -> None:
-        """UserError if the cache is incomplete, damaged, or made from something else than `expected` (and from what)."""
+        """UserError if the cache is incomplete, damaged, or made from something else than `expected` (and from
+        what)."""
         index = read_json(folder / INDEX)
         if expected is not None and index["key"] != expected.to_json():
             changed = [name for name, value in expected.to_json().items() if index["key"].get(name) != value]
-            raise UserError(f"intent cache {folder} is stale: its {' and '.join(changed)} changed; delete it and run intents")
+            raise UserError(
+                f"intent cache {folder} is stale: its {' and '.join(changed)} changed; delete it and run intents"
+            )
         self.tokens: int = index["tokens"]
         self.width: int = index["width"]
         self._shards: list[np.ndarray] = []
@@ -131,7 +135,9 @@ class IntentCache:
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"intent cache shard {path} cannot be read ({error}); delete {folder}") from error
             if table.num_rows != shard["frames"]:
-                raise UserError(f"intent cache shard {path} has {table.num_rows} frames, not {shard['frames']}; delete {folder}")
+                raise UserError(
+                    f"intent cache shard {path} has {table.num_rows} frames, not {shard['frames']}; delete {folder}"
+                )
             buffer = table["states"].chunk(0).buffers()[1]
             rows = np.frombuffer(buffer, dtype=np.uint16, count=table.num_rows * self.tokens * self.width)
             self._shards.append(rows.reshape(table.num_rows, self.tokens, self.width))

@@ -1,8 +1,8 @@
 """Stage `intents`: the frozen MLLM looks at every frame once, so that Stage II never has to run it.
 
-Ray Data hands blocks of episodes to workers that each hold the MLLM cut off above block k; every block becomes a shard of the
-cache. Then the gate: a linear probe from the intents to object positions. If they cannot be read out, training a policy on them
-is wasted time, and the stage stops.
+Ray Data hands blocks of episodes to workers that each hold the MLLM cut off above block k; every block becomes a
+shard of the cache. Then the gate: a linear probe from the intents to object positions. If they cannot be read out,
+training a policy on them is wasted time, and the stage stops.
 
     blm intents --preset tiny
 """
@@ -48,7 +48,9 @@ class IntentsConfig:
 
 def datasets_of(render: Path) -> dict[str, Path]:
     """Robot -> LeRobotDataset folder of a finished render stage, sorted. UserError if there is none."""
-    folders = {path.name: path for path in sorted((render / "lerobot").glob("*")) if (path / "meta/info.json").is_file()}
+    folders = {
+        path.name: path for path in sorted((render / "lerobot").glob("*")) if (path / "meta/info.json").is_file()
+    }
     if not folders:
         raise UserError(f"{render} holds no dataset; run the render stage")
     return folders
@@ -79,12 +81,19 @@ def intents(config: IntentsConfig, context: StageContext) -> dict[str, Any]:
             f"probe {result.cell}: object {result.object_cm:.2f} cm (spread {result.object_spread_cm:.1f}),"
             f" goal {result.goal_cm:.2f} cm (spread {result.goal_spread_cm:.1f})"
         )
-    write_json(context.out / "probe.json", {"layer": config.layer, "max_text_tokens": config.max_text_tokens, "cells": [asdict(result) for result in results]})
+    write_json(
+        context.out / "probe.json",
+        {
+            "layer": config.layer,
+            "max_text_tokens": config.max_text_tokens,
+            "cells": [asdict(result) for result in results],
+        },
+    )
     best = min(result.object_cm for result in results)
     if best > config.max_error_cm:
         message = (
-            f"gate: the intents of block {config.layer} locate no object better than {best:.1f} cm (limit {config.max_error_cm});"
-            " train Stage I longer (--set stage1.steps=...), or go on with --set intents.gate=warn"
+            f"gate: the intents of block {config.layer} locate no object better than {best:.1f} cm (limit"
+            f" {config.max_error_cm}); train Stage I longer or go on with --set intents.gate=warn"
         )
         if config.gate == "stop":
             raise UserError(message)
@@ -101,7 +110,7 @@ def _build(
     dataset = LeRobotDataset(dataset_dir)
     tag = key.extractor[:6] + key.data[:6]
     size = config.episodes_per_shard
-    items = [
+    items: list[dict[str, Any]] = [
         {
             "dataset": str(dataset_dir),
             "episodes": list(range(first, min(first + size, len(dataset.episodes)))),

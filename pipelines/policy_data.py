@@ -1,7 +1,7 @@
 """Training windows of Stage II: everything small in memory, intents memory-mapped.
 
-One window is one dataset frame: its proprioception, the action chunk that follows, its intents, and those of the frame one chunk
-later (the episode's last frame where it ends before). No picture is decoded and no MLLM runs here.
+One window is one dataset frame: its proprioception, the action chunk that follows, its intents, and those of the
+frame one chunk later (the episode's last frame where it ends before). No picture is decoded and no MLLM runs here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,11 +47,17 @@ def load_windows(embodiment: str, dataset_dir: Path, cache: IntentCache, chunk: 
     dataset = LeRobotDataset(dataset_dir)
     stored = dataset.features["action_chunk"].shape[0]
     if stored != chunk:
-        raise UserError(f"{dataset_dir} stores chunks of {stored} actions, the policy wants {chunk}; render again or change it")
+        raise UserError(
+            f"{dataset_dir} stores chunks of {stored} actions, the policy wants {chunk}; render again or change it"
+        )
     if len(cache) != dataset.n_frames:
-        raise UserError(f"intent cache has {len(cache)} frames for {dataset.n_frames} of {dataset_dir}; run intents again")
+        raise UserError(
+            f"intent cache has {len(cache)} frames for {dataset.n_frames} of {dataset_dir}; run intents again"
+        )
     ahead = chunk * dataset.fps // CONTROL_HZ
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("state", "chunk", "is_pad", "frame", "future", "held_out")}
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("state", "chunk", "is_pad", "frame", "future", "held_out")
+    }
     for episode in dataset.episodes:
         table = dataset.read(episode, ["observation.state", "action_chunk", "action_chunk_is_pad"])
         state = dataset.values(table, "observation.state").astype(np.float32)

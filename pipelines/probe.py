@@ -1,7 +1,8 @@
 """The gate between the stages: can object positions be read out of the intents by a linear map?
 
-A policy cannot move what its conditioning cannot see. Ridge regression from all intent tokens of a frame to the true positions,
-fitted on some episodes and measured on others, says in centimetres how well the frozen MLLM sees, and costs seconds.
+A policy cannot move what its conditioning cannot see. Ridge regression from all intent tokens of a frame to the
+true positions, fitted on some episodes and measured on others, says in centimetres how well the frozen MLLM sees,
+and costs seconds.
 """
 
 from dataclasses import dataclass

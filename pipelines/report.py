@@ -48,8 +48,8 @@ def report(config: ReportConfig, context: StageContext) -> dict[str, Any]:
         sections.videos(evaluate, per_cell=config.videos_per_cell, budget_mb=config.video_budget_mb),
         sections.digital(evaluate),
         sections.probe(folders.get("intents", Path("absent"))),
-        sections.training(folders.get("stage1"), folders.get("stage2")),
-        sections.demonstrations(folders["collect"], manifests["collect"]) if "collect" in manifests else None,
+        sections.training(folders),
+        sections.demonstrations(manifests["collect"]["summary"]) if "collect" in manifests else None,
         sections.stages(manifests) if manifests else None,
     ]
     text = page(config.title, lead(context, manifests, evaluate), [part for part in parts if part is not None])

@@ -46,8 +46,8 @@ def cell(value: object) -> str:
     return escape(str(value))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, kind: str = "") -> str:
-    """A table; columns of numbers are flush right. No head where all its titles are empty. kind: a CSS class."""
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; columns of numbers are flush right."""
     if not rows:
         return "<p class='quiet'>nothing here</p>"
     right = [any(_is_number(row[i]) for row in rows) for i in range(len(head))]
@@ -59,14 +59,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, kind: str = 
         )
         return f"<tr>{''.join(cells)}</tr>"
 
-    top = f"<thead>{line('th', head)}</thead>" if any(head) else ""
     body = "".join(line("td", row) for row in rows)
-    return f"<div class='scroll'><table class='{kind}'>{top}<tbody>{body}</tbody></table></div>"
-
-
-def facts(values: Sequence[tuple[str, object]]) -> str:
-    """Names and values, two columns."""
-    return table(("", ""), values, kind="facts")
+    return f"<div class='scroll'><table><thead>{line('th', head)}</thead><tbody>{body}</tbody></table></div>"
 
 
 def _is_number(value: object) -> bool:
@@ -121,7 +115,6 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 .tile span{color:var(--soft);font-size:.85rem}
 .scroll{overflow-x:auto;margin:0 0 6px}.legend+.scroll{margin-top:22px}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
-table.facts{width:auto}table.facts td:first-child{color:var(--soft);padding-right:28px}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:.82rem;vertical-align:bottom}
 th,td{padding:7px 14px 7px 0;border-bottom:1px solid var(--line)}
 td:last-child,th:last-child{padding-right:0}

@@ -9,7 +9,7 @@ from typing import Any
 
 from blm.pipelines.charts import Line, Rate, line_chart, rate_chart
 from blm.pipelines.paper_tables import DIGITAL, DIGITAL_BENCHMARKS, EPISODES_PER_CELL, PHYSICAL, TASKS, paper_rate
-from blm.pipelines.report_page import Html, Section, facts, folded, note, table
+from blm.pipelines.report_page import Html, Section, folded, note, table
 from blm.pipelines.show import duration, size
 
 PAPER_NOTE = (
@@ -21,6 +21,12 @@ PAPER_NOTE = (
 def percent(share: float | None) -> object:
     """75 %, or nothing."""
     return None if share is None else Html(text=f"{100 * share:.0f}&thinsp;%", right=True)
+
+
+def counts(reasons: Mapping[str, int]) -> str | None:
+    """Reasons by how often they occurred."""
+    ordered = sorted(reasons.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in ordered) or None
 
 
 def load(path: Path) -> Any:
@@ -61,9 +67,6 @@ def physical(evaluate: Path) -> Section | None:
 
 
 def _cell_row(c: Mapping[str, Any], random: Mapping[str, Any] | None) -> list[object]:
-    failures = ", ".join(
-        f"{reason} {count}" for reason, count in sorted(c.get("failures", {}).items(), key=lambda f: -f[1])
-    )
     interval = Html(text=f"{100 * c['low']:.0f} to {100 * c['high']:.0f}&thinsp;%", right=True)
     beside = (
         None
@@ -78,7 +81,7 @@ def _cell_row(c: Mapping[str, Any], random: Mapping[str, Any] | None) -> list[ob
         beside,
         percent(paper_rate(*c["cell"].split("/"))),
         c.get("median_steps"),
-        failures or None,
+        counts(c.get("failures", {})),
     ]
 
 
@@ -114,6 +117,14 @@ def _paper_physical() -> str:
 # ----------------------------------------------------------------------------------------------------- digital
 
 
+def error_of(c: Mapping[str, Any]) -> object:
+    """Mean error of answers that are positions, with that of the best blind guess; nothing for other answers."""
+    if c.get("error_cm") is None:
+        return None
+    guess = f" ({c['guess_error_cm']:.1f})" if c.get("guess_error_cm") is not None else ""
+    return Html(text=f"{c['error_cm']:.1f}{guess} cm", right=True)
+
+
 def digital(evaluate: Path) -> Section | None:
     """Held-out questions before and after Stage I, beside what needs no model and no picture."""
     categories = (load(evaluate / "digital.json") or {}).get("categories", [])
@@ -127,10 +138,19 @@ def digital(evaluate: Path) -> Section | None:
             Html(text=f"<b>{100 * c['after']:.0f}&thinsp;%</b>", right=True),
             percent(c.get("majority")),
             percent(c.get("no_picture")),
+            error_of(c),
         ]
         for c in categories
     ]
-    head = ("category", "questions", "before Stage I", "after Stage I", "commonest answer", "without the picture")
+    head = (
+        "category",
+        "questions",
+        "before Stage I",
+        "after Stage I",
+        "commonest answer",
+        "without the picture",
+        "error (guess)",
+    )
     paper = [
         [model, *scores.values(), round(sum(scores.values()) / len(scores), 2)] for model, scores in DIGITAL.items()
     ]
@@ -138,7 +158,10 @@ def digital(evaluate: Path) -> Section | None:
         title="Digital space",
         anchor="digital",
         body=table(head, rows)
-        + note("Questions about scenes of held-out seeds. The last two columns: what answers without seeing score.")
+        + note(
+            "Questions about scenes of held-out seeds. An answer counts if it is right to the word; a position is "
+            "three words. The commonest answer and the grey picture say what can be had without seeing."
+        )
         + folded(
             "Digital results of the paper (its own benchmarks), %",
             table(("model", *DIGITAL_BENCHMARKS, "average"), paper),
@@ -154,85 +177,90 @@ def probe(intents: Path) -> Section | None:
     found = load(intents / "probe.json")
     if not found:
         return None
-    return Section(title="What the hidden states know", anchor="probe", body=describe(found))
-
-
-def describe(value: Mapping[str, Any]) -> str:
-    """Any JSON object as tables:
-
-    plain values first, lists of objects as tables of their own, nested objects below a heading.
-    """
-    plain = [
-        (k.replace("_", " "), _short(v)) for k, v in value.items() if not isinstance(v, Mapping) and not _records(v)
+    rows = [
+        [
+            c["cell"],
+            Html(text=f"<b>{c['object_cm']:.2f} cm</b>", right=True),
+            f"{c['object_spread_cm']:.2f}",
+            Html(text=f"<b>{c['goal_cm']:.2f} cm</b>", right=True),
+            f"{c['goal_spread_cm']:.2f}",
+            c["frames"],
+        ]
+        for c in found["cells"]
     ]
-    body = facts(plain) if plain else ""
-    for key, below in value.items():
-        if isinstance(below, Mapping) and below:
-            body += f"<h3>{escape(str(key).replace('_', ' '))}</h3>{describe(below)}"
-        elif _records(below):
-            columns = list(dict.fromkeys(k for record in below for k in record))
-            rows = [[_short(record.get(column)) for column in columns] for record in below]
-            body += f"<h3>{escape(key.replace('_', ' '))}</h3>{table([c.replace('_', ' ') for c in columns], rows)}"
-    return body
-
-
-def _records(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
-
-
-def _short(value: Any) -> object:
-    if isinstance(value, list):
-        return ", ".join(f"{item:.3g}" if isinstance(item, float) else str(item) for item in value[:20])
-    return json.dumps(value) if isinstance(value, Mapping) else value
+    head = ("cell", "object, error", "blind guess, cm", "goal, error", "blind guess, cm", "held-out frames")
+    body = table(head, rows) + note(
+        f"Mean distance between the true position and what a linear map reads off the hidden states of block "
+        f"{found['layer']}, on episodes it was not fitted on. A policy cannot move what these states do not show."
+    )
+    return Section(title="What the hidden states know", anchor="probe", body=body)
 
 
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def training(stage1: Path | None, stage2: Path | None) -> Section | None:
-    """Loss curves of both stages."""
+CURVES = (
+    ("stage1", "Stage I: multimodal model", {"loss": "answers", "grounding": "grounding"}),
+    ("stage2", "Stage II: flow matching", {"flow": "training", "val_flow": "held-out episodes"}),
+    (
+        "stage2",
+        "Stage II: future prediction",
+        {"future": "training", "val_future": "held-out episodes", "val_copy": "copying the present"},
+    ),
+)
+"""(stage, title, {column of metrics.json: name}) of the charts."""
+
+
+def training(folders: Mapping[str, Path]) -> Section | None:
+    """Loss curves of both training stages."""
     parts = []
-    for title, folder in (("Stage I: multimodal model", stage1), ("Stage II: policy", stage2)):
-        curve = (load(folder / "metrics.json") or {}).get("curve") if folder else None
-        if curve:
-            parts.append(f"<div><h3>{title}</h3>{_curve(curve)}</div>")
+    for stage, title, columns in CURVES:
+        metrics = load(folders[stage] / "metrics.json") if stage in folders else None
+        chart = _losses(metrics, columns) if metrics else ""
+        if chart:
+            parts.append(f"<div><h3>{escape(title)}</h3>{chart}</div>")
     return (
         Section(title="Training", anchor="training", body=f"<div class='two'>{''.join(parts)}</div>") if parts else None
     )
 
 
-def _curve(curve: Sequence[Mapping[str, Any]]) -> str:
-    """Every column of a curve whose name speaks of loss."""
-    columns = [k for k in dict.fromkeys(k for point in curve for k in point) if "loss" in k]
+def _losses(metrics: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """A chart of the columns that the curves have; empty if they have none."""
+    points = [*metrics.get("curve", ()), *metrics.get("validation", ())]
     lines = [
-        Line(
-            name=column.replace("_", " "), points=tuple((p["step"], p[column]) for p in curve if _finite(p.get(column)))
-        )
-        for column in columns
+        Line(name=name, points=tuple((p["step"], p[column]) for p in points if p.get(column) is not None))
+        for column, name in columns.items()
     ]
-    return line_chart(lines, x_label="step", y_label="loss", log_y=True)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    lines = [line for line in lines if line.points]
+    return line_chart(lines, x_label="step", y_label="loss", log_y=True) if lines else ""
 
 
 # ----------------------------------------------------------------------------------------------------- collect
 
 
-def demonstrations(collect: Path, manifest: Mapping[str, Any]) -> Section | None:
-    """What was collected, and why episodes failed."""
-    body = describe(manifest["summary"]) if manifest["summary"] else ""
-    failures = load(collect / "failures.json")
-    if failures:
-        rows = [
-            (cell, reason, count)
-            for cell, reasons in failures.items()
-            if isinstance(reasons, Mapping)
-            for reason, count in sorted(reasons.items(), key=lambda r: -r[1])
+def demonstrations(summary: Mapping[str, Any]) -> Section | None:
+    """What was collected, and why attempts failed."""
+    cells = summary.get("cells")
+    if not cells:
+        return None
+    rows = [
+        [
+            name,
+            c["kept"],
+            c["tried"],
+            percent(c["first_plan_rate"]),
+            percent(c["success_rate"]),
+            c["median_steps"],
+            counts(c["failures"]),
         ]
-        body += "<h3>Failures</h3>" + table(("cell", "reason", "episodes"), rows)
-    return Section(title="Demonstrations", anchor="collect", body=body) if body else None
+        for name, c in cells.items()
+    ]
+    head = ("cell", "kept", "seeds tried", "first plan", "after retries", "median steps", "failures")
+    body = table(head, rows)
+    if summary.get("episodes_per_core_minute"):
+        rate = summary["episodes_per_core_minute"]
+        body += note(f"{rate:.0f} episodes per core and minute, planning and physics; pictures are rendered later.")
+    return Section(title="Demonstrations", anchor="collect", body=body)
 
 
 # ------------------------------------------------------------------------------------------------------ videos
@@ -251,14 +279,13 @@ def videos(evaluate: Path, *, per_cell: int, budget_mb: float) -> Section | None
         return None
     figures = []
     for path in sorted(chosen):
-        cell_name, _, rest = path.stem.partition("-seed-")
-        seed, _, outcome = rest.partition("-")
+        cell_name, seed, outcome = _video_name(path)
         data = base64.b64encode(path.read_bytes()).decode()
         mood = "good" if outcome == "success" else "bad"
         figures.append(
             f"<figure><video controls muted loop playsinline preload='metadata' "
             f"src='data:video/mp4;base64,{data}'></video>"
-            f"<figcaption>{escape(cell_name.replace('_', '/', 1))}, seed {escape(seed)}: "
+            f"<figcaption>{escape(cell_name)}, seed {escape(seed)}: "
             f"<span class='{mood}'>{escape(outcome)}</span></figcaption></figure>"
         )
     more = len(found) - len(chosen)
@@ -266,12 +293,19 @@ def videos(evaluate: Path, *, per_cell: int, budget_mb: float) -> Section | None
     return Section(title="Rollouts", anchor="videos", body=f"<div class='videos'>{''.join(figures)}</div>{rest_note}")
 
 
+def _video_name(path: Path) -> tuple[str, str, str]:
+    """(cell, seed, outcome) of panda-PushCube-seed1000001-success.mp4."""
+    cell_name, _, rest = path.stem.rpartition("-seed")
+    seed, _, outcome = rest.partition("-")
+    return cell_name.replace("-", "/", 1), seed, outcome
+
+
 def _by_turns(found: Sequence[Path], per_cell: int) -> list[Path]:
     """Up to `per_cell` videos of each cell, a success and a failure by turns, first ones of all cells first."""
     cells: dict[str, dict[str, list[Path]]] = {}
     for path in found:
-        cell_name, _, rest = path.stem.partition("-seed-")
-        cells.setdefault(cell_name, {}).setdefault(rest.rpartition("-")[2], []).append(path)
+        cell_name, _, outcome = _video_name(path)
+        cells.setdefault(cell_name, {}).setdefault(outcome, []).append(path)
     ranked = []
     for outcomes in cells.values():
         lists = [list(outcomes[key]) for key in sorted(outcomes, reverse=True)]  # success before failure

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from PIL import Image
+from transformers import PreTrainedTokenizerBase
 
 from blm.actors.sim.cameras import CAMERAS, project
 from blm.model.errors import UserError
@@ -42,7 +43,7 @@ SCHEMA = pa.schema(
 def encode_corpus(
     corpus: Path,
     out: Path,
-    load_tokenizer: Callable[[], object],
+    load_tokenizer: Callable[[], PreTrainedTokenizerBase],
     *,
     cameras: Sequence[str],
     max_length: int,
@@ -65,7 +66,9 @@ def encode_corpus(
     return targets
 
 
-def _encode_file(source: Path, target: Path, tokenizer, cameras: Sequence[str], max_length: int) -> int:
+def _encode_file(
+    source: Path, target: Path, tokenizer: PreTrainedTokenizerBase, cameras: Sequence[str], max_length: int
+) -> int:
     image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     records = [_encode_row(row, tokenizer, image_token_id, cameras, max_length) for row in read_chat(source)]
     temporary = temporary_path(target)
@@ -75,12 +78,15 @@ def _encode_file(source: Path, target: Path, tokenizer, cameras: Sequence[str], 
     return len(records)
 
 
-def _encode_row(row: ChatRow, tokenizer, image_token_id: int, cameras: Sequence[str], max_length: int) -> dict:
+def _encode_row(
+    row: ChatRow, tokenizer: PreTrainedTokenizerBase, image_token_id: int, cameras: Sequence[str], max_length: int
+) -> dict:
     sizes = [Image.open(io.BytesIO(image)).size for image in row.images]  # reads the header alone
     chat = encode_chat(tokenizer, row.messages, [tokens_per_image(height, width) for width, height in sizes])
     if len(chat.input_ids) > max_length:
         raise UserError(
-            f"conversation {row.id} has {len(chat.input_ids)} tokens; shorten it or raise stage1.max_length ({max_length})"
+            f"conversation {row.id} has {len(chat.input_ids)} tokens; shorten it or raise stage1.max_length"
+            f" ({max_length})"
         )
     grids = [(height // TOKEN_PX, width // TOKEN_PX) for width, height in sizes]
     positions = mrope_positions(chat.input_ids, image_token_id=image_token_id, grids=grids)
@@ -161,4 +167,6 @@ def row_order(n_rows: int, first: int, count: int, seed: int) -> np.ndarray:
 def describe(store: RowStore) -> str:
     """One line for the person watching."""
     lengths = pc.list_value_length(store._table["input_ids"]).to_numpy()
-    return json.dumps({"rows": len(store), "mean_tokens": round(float(lengths.mean()), 1), "longest": int(lengths.max())})
+    return json.dumps(
+        {"rows": len(store), "mean_tokens": round(float(lengths.mean()), 1), "longest": int(lengths.max())}
+    )

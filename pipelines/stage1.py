@@ -1,7 +1,8 @@
 """Stage I: supervised fine-tuning of the multimodal LLM on the corpora; embodied knowledge in, language kept.
 
-A published backbone is fine-tuned as it is. A tiny one is made from scratch: tokenizer trained on the corpora, vision tower
-warmed up on where things are in the picture (GroundingHead), then everything on the conversations, answers alone counting.
+A published backbone is fine-tuned as it is. A tiny one is made from scratch: tokenizer trained on the corpora,
+vision tower warmed up on where things are in the picture (GroundingHead), then everything on the conversations,
+answers alone counting.
 
     blm stage1 --preset tiny
 """
@@ -24,7 +25,8 @@ class Stage1Config:
     """What is trained, on how much, and how fast."""
 
     backbone: str = "tiny"
-    """`tiny`: made from scratch as `tiny` says. Otherwise a local folder or a published Qwen2.5-VL by its hub name."""
+    """`tiny`: made from scratch as `tiny` says. Otherwise a local folder or a published Qwen2.5-VL by its hub
+    name."""
     tiny: TinyBackboneConfig = field(default_factory=TinyBackboneConfig)
     """Size of the tiny backbone."""
     vision_steps: int = 250
@@ -63,7 +65,8 @@ class Stage1Config:
 
 
 def stage1(config: Stage1Config, context: StageContext) -> dict[str, Any]:
-    """Train, and write `model/` (a Hugging Face folder) and `metrics.json` (curve, held-out accuracy before and after)."""
+    """Train, and write `model/` (a Hugging Face folder) and `metrics.json` (curve, held-out accuracy before and
+    after)."""
     out, corpora = context.out, context.inputs["corpora"]
     start = _starting_point(config, context, corpora)
     context.progress("tokenising the corpora")

@@ -1,6 +1,6 @@
 """Stage II: the policy, trained on cached intents of the frozen MLLM.
 
-    blm stage2 --preset tiny
+blm stage2 --preset tiny
 """
 
 from dataclasses import asdict, dataclass, field
@@ -83,7 +83,9 @@ def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:
     for point in metrics["curve"] + metrics["validation"]:
         context.tracker.log_metrics({k: v for k, v in point.items() if k != "step"}, step=point["step"])
     last = metrics["validation"][-1]
-    context.progress(f"held-out flow loss {last['val_flow']:.4f}, future {last['val_future']:.3f} (copying: {last['val_copy']:.3f})")
+    context.progress(
+        f"held-out flow loss {last['val_flow']:.4f}, future {last['val_future']:.3f} (copying: {last['val_copy']:.3f})"
+    )
     return {
         "parameters": metrics["parameters"],
         "windows": metrics["windows"],

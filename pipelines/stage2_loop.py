@@ -1,7 +1,7 @@
 """The training loop of Stage II, as one Ray Train worker runs it.
 
-Rows, noise, flow times and dropout of a step follow from (seed, step, rank), and a checkpoint holds the step, so a run that was
-killed continues with the losses it would have had.
+Rows, noise, flow times and dropout of a step follow from (seed, step, rank), and a checkpoint holds the step, so a
+run that was killed continues with the losses it would have had.
 """
 
 import time
@@ -94,27 +94,26 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
         progress |= {"step": step + 1, "seconds": spent + now - started}
         last = step + 1 == stage["steps"]
         if (step + 1) % LOG_EVERY == 0 or last:
-            _log(progress, (sums / counted).tolist(), stage, (step + 1 - first) * stage["batch"] / (now - started), rank)
+            _log(
+                progress, (sums / counted).tolist(), stage, (step + 1 - first) * stage["batch"] / (now - started), rank
+            )
             sums.zero_()
             counted = 0
         if (step + 1) % stage["validate_every"] == 0 or last:
             progress["validation"].append({"step": step + 1} | _validate(policy, average, data, device))
-        if ((step + 1) % 10 == 0 and _agree(now - last_save > stage["checkpoint_every_s"])) or last:
+        if ((step + 1) % 10 == 0 and workers.agree(now - last_save > stage["checkpoint_every_s"])) or last:
             state = workers.full_state(wrapped, optimizer)
-            workers.save_checkpoint(path, state | {"schedule": schedule.state_dict(), "progress": progress, "average": average})
+            workers.save_checkpoint(
+                path, state | {"schedule": schedule.state_dict(), "progress": progress, "average": average}
+            )
             last_save = now
     return progress | {"average": average}
 
 
-def _agree(due: bool) -> bool:
-    """Rank 0's opinion, on every rank: clocks differ, and saving is collective."""
-    flag = torch.tensor(int(due))
-    dist.broadcast(flag, src=0)
-    return bool(flag)
-
-
 @torch.no_grad()
-def _validate(policy: Policy, average: dict[str, torch.Tensor], data: BatchMaker, device: torch.device) -> dict[str, float]:
+def _validate(
+    policy: Policy, average: dict[str, torch.Tensor], data: BatchMaker, device: torch.device
+) -> dict[str, float]:
     """Losses of the averaged weights on held-out episodes, with the same noise every time."""
     rows = data.validation_rows if len(data.validation_rows) else data.train_rows[:VALIDATION_BATCH]
     generator = torch.Generator().manual_seed(0)
@@ -144,7 +143,9 @@ def _log(progress: dict[str, Any], losses: list[float], stage: dict[str, Any], r
         )
 
 
-def _metrics(progress: dict[str, Any], policy: Policy, windows: list[RobotWindows], stage: dict[str, Any]) -> dict[str, Any]:
+def _metrics(
+    progress: dict[str, Any], policy: Policy, windows: list[RobotWindows], stage: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "curve": progress["curve"],
         "validation": progress["validation"],

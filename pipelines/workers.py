@@ -1,7 +1,8 @@
-"""Run a training loop on Ray Train workers: one place for set-up, device, sharding and what happens when a worker dies.
+"""Run a training loop on Ray Train workers: one place for set-up, device, sharding and what happens when a worker
+dies.
 
-A loop keeps its own checkpoint in the stage's folder and starts from it, so a retry after any death, of a worker, of the
-controller or of the driver, is the same thing as calling the stage again.
+A loop keeps its own checkpoint in the stage's folder and starts from it, so a retry after any death, of a worker,
+of the controller or of the driver, is the same thing as calling the stage again.
 """
 
 import os
@@ -21,7 +22,8 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 def fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Path, resources: ResourceConfig) -> None:
-    """Run `loop(config)` on `resources.train_workers` workers. The first error that is not a lost worker is raised."""
+    """Run `loop(config)` on `resources.train_workers` workers. The first error that is not a lost worker is
+    raised."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -52,7 +54,9 @@ def fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Pat
         except Exception as error:
             if cause_of(error) is not None or attempt == ATTEMPTS:
                 raise
-            print(f"[{out.name.partition('-')[0]}] workers were lost ({type(error).__name__}); starting again", flush=True)
+            print(
+                f"[{out.name.partition('-')[0]}] workers were lost ({type(error).__name__}); starting again", flush=True
+            )
 
 
 def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:
@@ -64,7 +68,8 @@ def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:
 
 
 def parallelise(module: nn.Module, parallel: Parallel, layers: list[nn.Module]) -> nn.Module:
-    """Wrap for data parallelism: DDP, or FSDP2 sharding each of `layers` and then the rest. Unwrapped on one DDP worker."""
+    """Wrap for data parallelism: DDP (nothing on one worker), or FSDP2 sharding each of `layers` and then the
+    rest."""
     if parallel == "fsdp":
         from torch.distributed.fsdp import fully_shard
 
@@ -79,13 +84,21 @@ def parallelise(module: nn.Module, parallel: Parallel, layers: list[nn.Module]) 
 
 @contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
-    """Parameters that FSDP2 shards at the root are whole inside, for code that does not go through `module.forward`."""
+    """Parameters that FSDP2 shards at the root are whole inside, for code that does not go through
+    `module.forward`."""
     sharded = hasattr(module, "unshard")
     if sharded:
         module.unshard()
     yield
     if sharded:
         module.reshard()
+
+
+def agree(due: bool) -> bool:
+    """Rank 0's opinion, on every rank: clocks differ, and saving is collective."""
+    flag = torch.tensor(int(due), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.broadcast(flag, src=0)
+    return bool(flag)
 
 
 def inner(module: nn.Module) -> nn.Module:
@@ -128,5 +141,3 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """The last training checkpoint, or None. Loaded without unpickling code."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else None
-
-

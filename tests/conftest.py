@@ -1,4 +1,4 @@
-"""What tests share: a Ray of two logical CPUs, an untrained tiny multimodal model, a stage's context, a temporary run."""
+"""What tests share: Ray with two logical CPUs, an untrained tiny multimodal model, and a stage's context."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +39,7 @@ def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stage_context(tmp_path: Path) -> Callable[..., StageContext]:
-    """`stage_context("render", inputs={...}, world=...)`: a context whose folder is fresh and whose tracker keeps nothing."""
+    """`stage_context("render", inputs={...})`: a context with a fresh folder and a tracker that keeps nothing."""
 
     def make(
         stage: str,

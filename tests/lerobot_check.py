@@ -1,8 +1,8 @@
 """Opens a dataset with the `lerobot` package itself. Runs in an environment of its own; see test_lerobot.py.
 
-    .venv-lerobot/bin/python tests/lerobot_check.py DATASET_FOLDER
+    .venv-lerobot/bin/python tests/lerobot_check.py DATASET_FOLDER ...
 
-Prints one JSON object with what it read, for the test to compare with what was written.
+Prints a JSON object a folder with what it read, for the test to compare with what was written.
 """
 
 import json
@@ -55,4 +55,5 @@ def main(root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    for folder in sys.argv[1:]:
+        main(folder)

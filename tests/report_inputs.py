@@ -16,6 +16,15 @@ from blm.pipelines.memory import machine
 
 STAGES = ("collect", "render", "corpora", "stage1", "intents", "stage2", "evaluate")
 
+COLLECTED = {
+    "kept": 150,
+    "tried": 162,
+    "first_plan_rate": 0.9,
+    "success_rate": 0.926,
+    "median_steps": 31.0,
+    "failures": {"no_path": 9, "task_not_done": 3},
+}
+
 
 def make_inputs(root: Path, *, cells: tuple[str, ...] = ("panda/PushCube", "panda/PickCube")) -> dict[str, Path]:
     """Finished folders of all stages under `root`, by stage name."""
@@ -23,10 +32,12 @@ def make_inputs(root: Path, *, cells: tuple[str, ...] = ("panda/PushCube", "pand
     for stage, folder in folders.items():
         folder.mkdir(parents=True)
         _write(folder / "manifest.json", manifest(stage))
-    _write(folders["collect"] / "failures.json", {"panda/PushCube": {"no_path": 7, "task_not_done": 3}})
-    _write(folders["stage1"] / "metrics.json", {"curve": _curve(1500, 6.0)})
-    _write(folders["stage2"] / "metrics.json", {"curve": _curve(3000, 1.2)})
-    _write(folders["intents"] / "probe.json", {"layer": 3, "names": ["object", "goal"], "error_cm": [0.31, 0.92]})
+    _write(folders["stage1"] / "metrics.json", {"curve": _curve("loss", 1500, 6.0)})
+    _write(
+        folders["stage2"] / "metrics.json",
+        {"curve": _curve("flow", 3000, 1.2), "validation": [{"step": 3000, "val_flow": 0.07}]},
+    )
+    _write(folders["intents"] / "probe.json", {"layer": 3, "cells": [_probe(name) for name in cells]})
     _write(folders["evaluate"] / "summary.json", {"cells": [cell for name in cells for cell in _cells(name)]})
     categories = [
         {"category": c, "n": 150, "before": 0.02, "after": a, "majority": 0.3, "no_picture": 0.28}
@@ -35,7 +46,7 @@ def make_inputs(root: Path, *, cells: tuple[str, ...] = ("panda/PushCube", "pand
     _write(folders["evaluate"] / "digital.json", {"categories": categories})
     for name in cells[:2]:
         for seed, outcome in ((1_000_001, "success"), (1_000_002, "success"), (1_000_007, "failure")):
-            write_video(folders["evaluate"] / "videos" / f"{name.replace('/', '_')}-seed-{seed}-{outcome}.mp4", seed)
+            write_video(folders["evaluate"] / "videos" / f"{name.replace('/', '-')}-seed{seed}-{outcome}.mp4", seed)
     return folders
 
 
@@ -44,18 +55,30 @@ def manifest(stage: str) -> dict[str, Any]:
     return {
         "format": 1, "stage": stage, "version": 1, "fingerprint": "0123abcd" * 8, "config": {"option": 1}, "seed": 0,
         "world": {"cells": ["panda/PushCube"], "cameras": ["front"], "image_px": 112, "geometry": "lite"},
-        "resources": {}, "inputs": {}, "summary": {"episodes": 400, "success_rate": 0.91, "episodes_per_s": 9.4},
+        "resources": {}, "inputs": {},
+        "summary": {"cells": {"panda/PushCube": COLLECTED}, "episodes": 400, "episodes_per_core_minute": 260.0},
         "begun": "2026-01-01 10:00:00", "finished": "2026-01-01 10:02:05", "attempts": 1, "wall_s": 125.3,
         "peak_memory_gb": 3.2, "machine": machine(), "versions": versions(), "code": "00", "other_code": [],
         "content": "00", "files": [{"path": "a", "bytes": 1_234_567, "sha256": "00"}],
     }  # fmt: skip
 
 
+def _probe(cell: str) -> dict[str, Any]:
+    return {
+        "cell": cell,
+        "object_cm": 0.31,
+        "goal_cm": 0.92,
+        "object_spread_cm": 5.4,
+        "goal_spread_cm": 6.0,
+        "frames": 600,
+    }
+
+
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def _curve(steps: int, start: float) -> list[dict[str, float]]:
+def _curve(column: str, steps: int, start: float) -> list[dict[str, float]]:
     noise = np.random.default_rng(0)
     return [
         {

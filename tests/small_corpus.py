@@ -33,7 +33,9 @@ def talking(name: str) -> ChatRow:
 def rows(split: str, count: int) -> list[ChatRow]:
     """`count` rows of each category; white and black by turns, one white more at the end if the number is odd."""
     looks = [
-        looking(f"{split}-{category}-{i}", i % 2 == 0, category) for category in ("white", "place") for i in range(count)
+        looking(f"{split}-{category}-{i}", i % 2 == 0, category)
+        for category in ("white", "place")
+        for i in range(count)
     ]
     return [*looks, *(talking(f"{split}-talk-{i}") for i in range(count))]
 

@@ -30,9 +30,9 @@ MODULES = {
     ''',
     "square": '''
         """Squares the numbers of `count` in a Ray worker."""
-        import ray
         VERSION = 1
         def square(config, context):
+            import ray
             texts = [path.read_text() for path in sorted(context.inputs["count"].glob("*.txt"))]
             numbers = ray.get(ray.remote(in_worker).remote(texts))
             (context.out / "squares.txt").write_text(" ".join(map(str, numbers)))

@@ -19,7 +19,7 @@ from blm.actors.sim.failures import FailureReason
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.errors import UserError
 from blm.pipelines.collect import CollectConfig, collect
-from blm.pipelines.collect_cell import CellProgress
+from blm.pipelines.collect_cell import CellProgress, Limits
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext, content_hash, list_files
 
@@ -44,6 +44,10 @@ def _hash(out: Path) -> str:
 
 
 # ---- bookkeeping, without a simulator
+
+
+def _limits(first_seed: int, wanted: int, most_seeds: int) -> Limits:
+    return Limits(first_seed=first_seed, block_size=4, wanted=wanted, most_seeds=most_seeds)
 
 
 def _outcome(seed: int, *, success: bool) -> Demonstration:
@@ -90,7 +94,7 @@ def _kept(out: Path) -> list[int]:
 
 @pytest.mark.parametrize("shuffle", range(5))
 def test_kept_are_the_first_successes_in_seed_order_whatever_the_order_of_work(tmp_path: Path, shuffle: int) -> None:
-    limits = (100, 4, 10, 60)
+    limits = _limits(100, 10, 60)
     one = CellProgress.resume(tmp_path / "a", CELL, limits)
     _work_off(one, np.random.default_rng(shuffle))
     assert one.finished
@@ -108,7 +112,7 @@ def test_kept_are_the_first_successes_in_seed_order_whatever_the_order_of_work(t
 
 
 def test_a_cell_goes_on_from_its_files_and_trimming_twice_changes_nothing(tmp_path: Path) -> None:
-    limits = (0, 4, 10, 60)
+    limits = _limits(0, 10, 60)
     first = CellProgress.resume(tmp_path / "a", CELL, limits)
     _work_off(first, np.random.default_rng(1), stop_after=2)
     assert not first.finished
@@ -125,7 +129,7 @@ def test_a_cell_goes_on_from_its_files_and_trimming_twice_changes_nothing(tmp_pa
 
 
 def test_a_block_whose_workers_died_is_tried_seed_by_seed(tmp_path: Path) -> None:
-    one = CellProgress.resume(tmp_path, CELL, (0, 4, 4, 60))
+    one = CellProgress.resume(tmp_path, CELL, _limits(0, 4, 60))
     item = one.next_item()
     assert item is not None
     assert item.seeds == (0, 1, 2, 3)
@@ -142,8 +146,24 @@ def test_a_block_whose_workers_died_is_tried_seed_by_seed(tmp_path: Path) -> Non
     assert following.seeds == (4, 5, 6, 7)
 
 
+def test_a_gap_left_by_a_killed_process_is_filled(tmp_path: Path) -> None:
+    one = CellProgress.resume(tmp_path, CELL, _limits(0, 6, 60))
+    for block in (0, 8, 12):
+        one.take([_outcome(seed, success=True) for seed in range(block, block + 4)])
+    resumed = CellProgress.resume(tmp_path, CELL, _limits(0, 6, 60))
+    assert not resumed.finished
+    item = resumed.next_item()
+    assert item is not None
+    assert item.seeds == (4, 5, 6, 7)
+    assert resumed.next_item() is None
+    resumed.take([_outcome(seed, success=True) for seed in item.seeds])
+    assert resumed.finished
+    resumed.trim()
+    assert _kept(tmp_path) == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_cell_that_never_succeeds_is_given_up(tmp_path: Path) -> None:
-    one = CellProgress.resume(tmp_path, CELL, (0, 4, 3, 12))
+    one = CellProgress.resume(tmp_path, CELL, _limits(0, 3, 12))
     while (item := one.next_item()) is not None:
         one.take([_outcome(seed, success=False) for seed in item.seeds])
     assert one.finished
@@ -152,12 +172,12 @@ def test_a_cell_that_never_succeeds_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_damaged_block_is_one_clear_line(tmp_path: Path) -> None:
-    one = CellProgress.resume(tmp_path, CELL, (0, 4, 3, 12))
+    one = CellProgress.resume(tmp_path, CELL, _limits(0, 3, 12))
     one.take([_outcome(seed, success=True) for seed in range(4)])
     (file,) = tmp_path.rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="delete it"):
-        CellProgress.resume(tmp_path, CELL, (0, 4, 3, 12))
+        CellProgress.resume(tmp_path, CELL, _limits(0, 3, 12))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,13 @@ def made(tiny_mllm, tmp_path_factory):
         model_dir=str(tiny_mllm), layer=2, max_text_tokens=64, cameras=CAMERAS, device="cpu", dtype="float32"
     )
     shards = [
-        worker({"dataset": str(dataset), "episodes": list(range(first, first + 10)), "shard": str(root / "intents" / f"s{first}.arrow")})
+        worker(
+            {
+                "dataset": str(dataset),
+                "episodes": list(range(first, first + 10)),
+                "shard": str(root / "intents" / f"s{first}.arrow"),
+            }
+        )
         for first in (0, 10)
     ]
     write_index(root / "intents", cache_key(CONFIG, tiny_mllm, dataset, CAMERAS), shards)

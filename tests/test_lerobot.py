@@ -132,6 +132,14 @@ def test_histograms_of_parts_add_up_to_the_whole():
     assert whole == halves
 
 
+def test_statistics_of_chunks_are_those_of_their_entries():
+    chunks = np.random.default_rng(0).normal(size=(5, 4, 2))
+    stats = vector_stats(chunks)
+    np.testing.assert_allclose(stats["mean"], chunks.mean(axis=(0, 1)))
+    np.testing.assert_allclose(stats["q99"], np.quantile(chunks.reshape(20, 2), 0.99, axis=0))
+    assert stats["count"] == [5]
+
+
 def test_constant_values_have_zero_spread():
     stats = vector_stats(np.full((4, 2), 0.1, dtype=np.float32))
     assert stats["std"] == [0.0, 0.0]
@@ -212,23 +220,23 @@ def lerobot_python() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
-def test_lerobot_package_opens_our_dataset(tmp_path, image_format):
+def test_lerobot_package_opens_our_dataset(tmp_path):
     python = lerobot_python()
-    written = make_dataset(tmp_path / "panda", image_format)
+    written = {image_format: make_dataset(tmp_path / image_format, image_format) for image_format in ("PNG", "JPEG")}
     home = tmp_path / "home"
-    environment = os.environ | {
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "HF_LEROBOT_HOME": str(home / "lerobot"),
-    }
+    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": str(home / "lerobot")}
     done = subprocess.run(
-        [str(python), str(ROOT / "tests/lerobot_check.py"), str(tmp_path / "panda")],
+        [str(python), str(ROOT / "tests/lerobot_check.py"), *(str(tmp_path / name) for name in written)],
         capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    report = json.loads(done.stdout.splitlines()[-1])
-    print(report)
+    for line, episodes in zip(done.stdout.splitlines()[-2:], written.values(), strict=True):
+        print(line)
+        check_report(json.loads(line), episodes)
+
+
+def check_report(report: dict, written: list[EpisodeFrames]) -> None:
+    """What `lerobot` read is what was written: indexing, action windows, episode filter, DataLoader, statistics."""
     first, second, last = written
     assert (report["frames"], report["episodes"], report["fps"], report["robot_type"]) == (16, 3, 10, "panda")
     assert report["camera_keys"] == [CAMERA]

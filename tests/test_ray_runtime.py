@@ -69,7 +69,7 @@ def in_data_actor() -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize("where", [in_task, in_nested_task, in_data, in_data_actor], ids=lambda f: f.__name__)
 def test_a_user_error_is_found_inside_what_ray_raises(ray_cluster: None, where: Callable[[], None]) -> None:
-    with pytest.raises(Exception) as error:  # noqa: PT011 - Ray's own classes, and which one is not the point
+    with pytest.raises(Exception) as error:
         where()
     assert str(cause_of(error.value)) == "a.parquet is damaged; delete it"
 
@@ -85,7 +85,7 @@ def test_a_user_error_is_found_inside_what_ray_train_raises(ray_cluster: None, t
         scaling_config=ScalingConfig(num_workers=1),
         run_config=RunConfig(name="r", storage_path=str(tmp_path)),
     )
-    with pytest.raises(Exception) as error:  # noqa: PT011
+    with pytest.raises(Exception) as error:
         trainer.fit()
     assert str(cause_of(error.value)) == "a.parquet is damaged; delete it"
 

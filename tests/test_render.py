@@ -166,6 +166,17 @@ def test_missing_and_damaged_episodes_are_named(collected, tmp_path):
         render(RenderConfig(), make_context(tmp_path / "out", tmp_path / "collect"))
 
 
+@pytest.mark.ray
+def test_damage_that_only_a_worker_meets_is_named_too(collected, tmp_path, ray_cluster):
+    shutil.copytree(collected, tmp_path / "collect")
+    damaged = tmp_path / "collect/episodes/panda-PickCube/seeds-000000-000002.parquet"
+    content = bytearray(damaged.read_bytes())
+    content[50:1500] = b"\xff" * 1450  # the footer is whole, the pages are not
+    damaged.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"cannot read episodes from .*seeds-000000-000002\.parquet"):
+        render(RenderConfig(), make_context(tmp_path / "out", tmp_path / "collect"))
+
+
 @pytest.mark.parametrize("options", [{"stride": 3}, {"stride": 0}, {"image_format": "gif"}, {"chunk": 0}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(UserError, match=f"render.{next(iter(options))} is"):

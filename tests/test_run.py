@@ -131,11 +131,11 @@ def test_a_finished_run_is_skipped_without_starting_anything(finished_copy: Path
 
 
 def test_a_run_killed_in_the_middle_of_a_stage_goes_on_where_it_was(folder: Path) -> None:
-    words = ("--until", "count", "--to", "40", "--pause-s", "0.2")
+    words = ("--until", "count", "--to", "20", "--pause-s", "0.1")
     killed = start(folder, *words)
     assert killed.stdout is not None
     for line in killed.stdout:
-        if "[count] 4 of 40" in line:
+        if "[count] 4 of 20" in line:
             break
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
@@ -151,7 +151,7 @@ def test_a_run_killed_in_the_middle_of_a_stage_goes_on_where_it_was(folder: Path
     assert "[count] 1 of 40" not in again.stdout
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == times
     assert manifest(out)["attempts"] == 2
-    assert manifest(out)["wall_s"] > 36 * 0.2
+    assert manifest(out)["wall_s"] > 16 * 0.1
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

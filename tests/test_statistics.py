@@ -38,14 +38,20 @@ def test_wilson_knows_nothing_without_a_try_and_refuses_impossible_counts() -> N
 
 
 def test_errors_count_as_failures_and_are_counted_apart() -> None:
-    row = success_row([episode("a/T", "blm", i, failure) for i, failure in enumerate([None, "not_at_goal", "bad_action"])])
+    row = success_row(
+        [episode("a/T", "blm", i, failure) for i, failure in enumerate([None, "not_at_goal", "bad_action"])]
+    )
     assert (row["episodes"], row["successes"], row["errors"]) == (3, 1, 1)
     assert row["rate"] == pytest.approx(1 / 3)
     assert row["failures"] == {"bad_action": 1, "not_at_goal": 1}
 
 
 def test_median_steps_are_those_of_successes() -> None:
-    results = [episode("a/T", "blm", 0, steps=10), episode("a/T", "blm", 1, steps=30), episode("a/T", "blm", 2, "x", 99)]
+    results = [
+        episode("a/T", "blm", 0, steps=10),
+        episode("a/T", "blm", 1, steps=30),
+        episode("a/T", "blm", 2, "x", 99),
+    ]
     assert success_row(results)["median_steps"] == 20
     assert success_row(results[2:])["median_steps"] is None
 
@@ -64,7 +70,10 @@ def test_episodes_are_summarised_by_cell_robot_task_and_over_all() -> None:
         ("panda/Pick", "blm", 0.0),
         ("xarm6/Push", "blm", 1.0),
     ]
-    assert [(r["robot"], r["rate"]) for r in summary["robots"] if r["policy"] == "blm"] == [("panda", 0.5), ("xarm6", 1.0)]
+    assert [(r["robot"], r["rate"]) for r in summary["robots"] if r["policy"] == "blm"] == [
+        ("panda", 0.5),
+        ("xarm6", 1.0),
+    ]
     assert [(r["task"], r["rate"]) for r in summary["tasks"] if r["policy"] == "blm"] == [("Push", 1.0), ("Pick", 0.0)]
     (ours, random) = summary["overall"]
     assert (ours["successes"], ours["episodes"], random["episodes"]) == (2, 3, 1)

@@ -29,7 +29,7 @@ def process_group(tmp_path):
     dist.destroy_process_group()
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the death of the process."""
 
 
@@ -40,7 +40,7 @@ def killed_at(monkeypatch, module, name: str, call: int) -> None:
     def counting(*args, **kwargs):
         calls[0] += 1
         if calls[0] == call:
-            raise Killed
+            raise KilledError
         return original(*args, **kwargs)
 
     monkeypatch.setattr(module, name, counting)
@@ -109,7 +109,7 @@ def test_stage1_learns_what_the_picture_shows_and_resumes_bitwise(process_group,
     again = stage1_config | {"out": str(tmp_path / "again")}
     with monkeypatch.context() as patch:
         killed_at(patch, stage1_loop, "collate", 25 + 1 + 60)  # evaluation before, warm-up, most of the rest
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             stage1_loop.train(again)
     assert (tmp_path / "again/train/checkpoint.pt").is_file()
     assert not (tmp_path / "again/model").exists()
@@ -176,7 +176,7 @@ def test_stage2_learns_and_resumes_bitwise(process_group, stage2_config, tmp_pat
     again = stage2_config | {"out": str(tmp_path / "again")}
     with monkeypatch.context() as patch:
         killed_at(patch, stage2_loop, "ema_update", 47)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             stage2_loop.train(again)
     stage2_loop.train(again)
     resumed = json.loads((tmp_path / "again/metrics.json").read_text())

@@ -75,7 +75,9 @@ def test_an_episode_is_filmed_from_its_states(tmp_path: Path) -> None:
     for action in episode.actions:
         env.step(action)
     last = env.render()["side"].astype(int)
-    assert np.abs(pictures[-1] - last).max() <= 2  # states are the episode: acting it out again ends in the same picture
+    assert (
+        np.abs(pictures[-1] - last).max() <= 2
+    )  # states are the episode: acting it out again ends in the same picture
     write_video(tmp_path / "v.mp4", pictures, fps=20)
     assert (tmp_path / "v.mp4").stat().st_size < 40_000
     env.close()

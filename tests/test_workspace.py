@@ -87,9 +87,16 @@ def finished(tmp_path: Path) -> Path:
     (folder / ".tmp-half").write_text("left over")
     files = list_files(folder)
     manifest = {
-        "format": 1, "stage": "collect", "fingerprint": "f" * 64, "content": content_hash(files), "inputs": {"a": {"content": "c"}},
-        "files": files, "summary": {}, "code": "code1", "wall_s": 1.0,
-    }  # fmt: skip
+        "format": 1,
+        "stage": "collect",
+        "fingerprint": "f" * 64,
+        "content": content_hash(files),
+        "inputs": {"a": {"content": "c"}},
+        "files": files,
+        "summary": {},
+        "code": "code1",
+        "wall_s": 1.0,
+    }
     write_json(folder / "manifest.json", manifest)
     return folder
 

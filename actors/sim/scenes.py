@@ -64,6 +64,11 @@ class CellScene(BaseEnv):
 
     object_attr: str
     goal_attr: str
+    agent: Any
+    scene: Any
+    _sensors: dict[str, Any]
+    _human_render_cameras: dict[str, Any]
+    _hidden_objects: list[Any]
 
     def __init__(self, *, cell: Cell, geometry: Geometry, render: bool) -> None:
         backend, _ = open_renderer()

@@ -22,14 +22,15 @@ Stats = dict[str, Any]
 
 
 def vector_stats(values: npt.NDArray[Any]) -> Stats:
-    """Statistics over the first axis of [n, *shape]. Quantiles interpolate linearly between samples."""
-    values = values.astype(np.float64)
+    """Statistics of [n, d] over n, and of [n, h, d] over n and h. Quantiles interpolate linearly between samples."""
+    n_frames = len(values)
+    values = values.reshape(-1, values.shape[-1]).astype(np.float64)
     stats: Stats = {
         "min": values.min(axis=0).tolist(),
         "max": values.max(axis=0).tolist(),
         "mean": values.mean(axis=0).tolist(),
         "std": values.std(axis=0).tolist(),
-        "count": [len(values)],
+        "count": [n_frames],
     }
     quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
     return stats | dict(zip(QUANTILES, quantiles.tolist(), strict=True))

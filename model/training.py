@@ -1,0 +1,45 @@
+"""What a training loop needs besides the model: seeds that depend on nothing but the step, number format, weight average.
+
+Plain PyTorch; the loops themselves, and what runs them on several machines, are in `blm.pipelines`.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """The randomness of one step of one worker: a pure function of its arguments, so that a resumed run repeats it.
+
+    PyTorch's global generator, from which dropout draws, is seeded as well.
+    """
+    state = np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint64) >> 1
+    torch.manual_seed(int(state[0]))
+    return torch.Generator().manual_seed(int(state[1]))
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; CPUs that do not emulate it, slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Context for the forward pass: weights stay float32, matrix products are in `precision`. May be entered again and again."""
+    if precision == "float32" or (precision == "auto" and not fast_bfloat16(device)):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def ema_update(average: Mapping[str, Tensor], current: Mapping[str, Tensor], step: int, decay: float) -> None:
+    """Exponential moving average of weights, in place; early steps average faster (min(decay, (1+n)/(10+n)))."""
+    rate = 1 - min(decay, (1 + step) / (10 + step))
+    names = list(average)
+    torch._foreach_lerp_([average[n] for n in names], [current[n] for n in names], rate)

@@ -1,0 +1,145 @@
+"""The evaluation as a stage: what it writes, that it goes on where it was killed, and what it refuses."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_corpus import write_corpus, write_learned_model
+from small_policy import write_small_policy
+
+from blm.actors.sim.world import WorldConfig
+from blm.model.errors import UserError
+from blm.pipelines.digital import DigitalConfig
+from blm.pipelines.evaluate import EvaluateConfig, evaluate
+from blm.pipelines.rollouts import check_model
+from blm.pipelines.workspace import ResourceConfig, StageContext, write_json
+
+WORLD = WorldConfig(cells=("panda/PushCube",))
+CONFIG = EvaluateConfig(
+    episodes_per_cell=5,
+    random_episodes_per_cell=3,
+    side_by_side=2,
+    max_steps=16,
+    videos_per_cell=1,
+    video_px=64,
+    digital=DigitalConfig(questions=6, batch=4, max_new_tokens=8, without_picture=False),
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small but real outputs of the stages before."""
+    root = tmp_path_factory.mktemp("inputs")
+    write_learned_model(root / "stage1" / "model", tiny_mllm)
+    write_json(root / "stage1" / "metrics.json", {"accuracy": {"before": {}}})
+    write_corpus(root / "corpora")
+    write_small_policy(root / "stage2" / "model", root / "stage1" / "model")
+    return {name: root / name for name in ("corpora", "stage1", "stage2")}
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """Episodes in a fixed order, without what depends on the clock."""
+    found = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in record.items() if not re.search("_s$", k)} for record in found]
+    return sorted(timeless, key=lambda r: (r["cell"], r["policy"], r["seed"]))
+
+
+@pytest.mark.ray
+@pytest.mark.sim
+@pytest.mark.slow
+def test_the_stage_writes_its_results_and_continues_a_killed_attempt_to_the_same_ones(
+    ray_cluster: None, inputs: dict[str, Path], stage_context: Callable[..., StageContext]
+) -> None:
+    context = stage_context("evaluate", inputs=inputs, world=WORLD)
+    out = context.out
+    summary = evaluate(CONFIG, context)
+    first = lines(out)
+    assert [(r["policy"], r["seed"] - 1_000_000) for r in first] == [
+        *(("blm", i) for i in range(5)),
+        *(("random", i) for i in range(3)),
+    ]
+    assert not any(record["error"] for record in first)
+    (ours, random) = json.loads((out / "summary.json").read_text())["cells"]
+    assert (ours["cell"], ours["policy"], ours["episodes"]) == ("panda/PushCube", "blm", 5)
+    assert ours["low"] <= ours["rate"] <= ours["high"]
+    assert sum(ours["failures"].values()) == ours["episodes"] - ours["successes"]
+    assert (random["policy"], random["episodes"]) == ("random", 3)
+    assert (summary["episodes"], summary["questions"], summary["errors"]) == (8, 6, 0)
+    assert summary["digital_accuracy"] == 1.0
+    json.dumps(summary)
+    videos = sorted(path.name for path in (out / "videos").iterdir())
+    assert videos
+    assert all(re.fullmatch(r"panda-PushCube-seed\d{7}-(success|failure)\.mp4", name) for name in videos)
+
+    # As a kill leaves it: a group in part, a torn line, an episode that ended in an error, videos missing.
+    log = out / "episodes.jsonl"
+    written = [json.loads(line) for line in log.read_text().splitlines()]
+    kept = [r for r in written if (r["policy"], r["seed"]) != ("blm", 1_000_001)]
+    kept = [r | {"error": True} if (r["policy"], r["seed"]) == ("random", 1_000_002) else r for r in kept]
+    log.write_text("".join(json.dumps(r) + "\n" for r in kept) + '{"cell":"panda/Pu')
+    (out / "videos" / videos[0]).unlink()
+    (out / "videos" / "panda-PushCube-seed9999999-success.mp4").write_bytes(b"of another choice")
+    evaluate(CONFIG, context)
+    assert lines(out) == first
+    assert len(log.read_text().splitlines()) == 8
+    assert sorted(path.name for path in (out / "videos").iterdir()) == videos
+
+    # Another number of actors, from the beginning: the same outcomes.
+    one = replace(context, out=out.parent / "evaluate-11111111", resources=ResourceConfig(actors=1))
+    one.out.mkdir()
+    evaluate(replace(CONFIG, videos_per_cell=0), one)
+    assert lines(one.out) == first
+    assert not (one.out / "videos").exists()
+
+
+def test_a_model_that_does_not_fit_the_world_is_refused(
+    inputs: dict[str, Path], stage_context: Callable[..., StageContext]
+) -> None:
+    folder = inputs["stage2"] / "model"
+
+    def check(config: EvaluateConfig = CONFIG, **world: Any) -> None:
+        cells = world.pop("cells", ("panda/PushCube",))
+        check_model(config, stage_context("evaluate", world=WorldConfig(cells=cells, **world)), folder)
+
+    check()
+    with pytest.raises(UserError, match="needs camera 'front'"):
+        check(cameras=("side",))
+    with pytest.raises(UserError, match="needs pictures of 112 px"):
+        check(image_px=224)
+    with pytest.raises(UserError, match="was not trained for xarm6; it knows panda"):
+        check(cells=("xarm6/PushCube",))
+    with pytest.raises(UserError, match="predicts chunks of 16"):
+        check(replace(CONFIG, execute_steps=17))
+    with pytest.raises(UserError, match="does not exist"):
+        check_model(CONFIG, stage_context("evaluate", world=WORLD), folder / "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"execute_steps": 0}, "evaluate.execute_steps is 0"),
+        ({"episodes_per_cell": -1}, "evaluate.episodes_per_cell is -1"),
+        ({"episodes_per_cell": 2_000_000}, "more episodes a cell than the 1000000 seeds"),
+        ({"video_camera": "frnt"}, "did you mean 'front'"),
+        ({"video_px": 225}, "even number"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        EvaluateConfig(**options)
+
+
+def test_reading_the_configuration_imports_neither_ray_nor_the_simulator() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, blm.pipelines.evaluate; "
+        "print([name for name in ('ray', 'mani_skill', 'sapien', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

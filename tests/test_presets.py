@@ -1,0 +1,119 @@
+"""Every preset parses, and every model it names can be built: on the meta device, which needs no memory and no download."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from blm.actors.sim.world import parse_cell
+from blm.model.backbone import tiny_config
+from blm.model.policy import Policy
+from blm.model.tokenizer import train_tokenizer
+from blm.pipelines.config import RunConfig, load_config
+from blm.pipelines.preset_files import presets, summary
+
+VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": {
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen2.5-VL-7B-Instruct": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
+}
+"""Language dimensions of the published backbones, from their model cards: their configuration files are on the hub."""
+
+MLLM_PARAMETERS = {"tiny": (2e6, 6e6), "small": (3.5e9, 4.1e9), "paper": (8.0e9, 8.6e9)}
+POLICY_PARAMETERS = {"tiny": (1e6, 4e6), "small": (1e8, 3e8), "paper": (1e8, 4e8)}
+
+
+def backbone_config(config: RunConfig) -> Qwen2_5_VLConfig:
+    """The Hugging Face configuration of a preset's multimodal model."""
+    name = config.stage1.backbone
+    if name == "tiny":
+        return tiny_config(
+            config.stage1.tiny, train_tokenizer(["where is the cube?"] * 50, config.stage1.tiny.vocab_size)
+        )
+    language = PUBLISHED[name]
+    return Qwen2_5_VLConfig(text_config=language, vision_config=VISION | {"out_hidden_size": language["hidden_size"]})
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_shipped_presets_are_listed_from_small_to_large() -> None:
+    assert list(presets()) == ["tiny", "small", "paper"]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_parses_and_says_what_it_is_for(name: str) -> None:
+    assert load_config(name).name == name
+    assert len(summary(presets()[name])) > 20
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_multimodal_model_builds(name: str) -> None:
+    config = load_config(name)
+    architecture = backbone_config(config)
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(architecture)
+    low, high = MLLM_PARAMETERS[name]
+    assert low < count(model) < high
+    assert config.intents.layer <= architecture.text_config.num_hidden_layers
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_policy_builds_for_the_robots_of_its_world(name: str) -> None:
+    config = load_config(name)
+    robots = tuple(dict.fromkeys(parse_cell(cell).robot for cell in config.world.cells))
+    with torch.device("meta"):
+        policy = Policy(
+            config.stage2.policy,
+            embodiments=robots,
+            intent_width=backbone_config(config).text_config.hidden_size,
+            max_tokens=64,
+        )
+    low, high = POLICY_PARAMETERS[name]
+    assert low < count(policy) < high
+    assert config.stage2.policy.chunk == config.render.chunk
+
+
+def test_paper_covers_every_robot_on_every_task() -> None:
+    cells = load_config("paper").world.cells
+    assert len(cells) == 24
+    assert len({cell.split("/")[0] for cell in cells}) == 4
+    assert len({cell.split("/")[1] for cell in cells}) == 6
+
+
+def test_tiny_asks_for_no_more_than_two_cores_and_no_gpu() -> None:
+    resources = load_config("tiny").resources
+    assert (resources.num_cpus, resources.num_gpus, resources.device) == (2, 0, "cpu")
+
+
+def test_a_copy_of_a_preset_in_another_place_is_a_preset_too(tmp_path: Path) -> None:
+    copy = tmp_path / "own.yaml"
+    copy.write_text(presets()["tiny"].read_text().replace("name: tiny", "name: own"))
+    assert load_config(str(copy)).stage2 == load_config("tiny").stage2
