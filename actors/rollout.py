@@ -84,9 +84,7 @@ class RolloutWorker:
         from blm.actors.sim.video import HOLD_S, frames, held, write_video
 
         (episode,) = read_episodes(item.episode)
-        env = CellEnv(
-            item.cell, cameras=(item.camera,), image_px=item.image_px, geometry=self._world.geometry
-        )
+        env = CellEnv(item.cell, cameras=(item.camera,), image_px=item.image_px, geometry=self._world.geometry)
         try:
             pictures = held(frames(env, episode, item.camera), round(HOLD_S * episode.control_hz))
             write_video(item.out, pictures, fps=episode.control_hz)

@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # libraries' progress bars; stages have words of their own
     "PYTHONWARNINGS": "ignore",  # deprecation notices of libraries, once a worker process
 }
 """Settings for the driver and, through Ray, for every worker. What the user has set already stays."""
@@ -60,8 +61,7 @@ def connect(
             "run blm on a machine of the cluster with --address auto, or send it there: ray job submit -- blm run ..."
         )
     local = address in (None, "local")
-    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if local else {})).items():
-        os.environ.setdefault(name, value)
+    set_environment(LOCAL_ENVIRONMENT if local else {})
     warnings.filterwarnings("ignore", module=r"ray\..*")
     import ray
 
@@ -82,6 +82,12 @@ def connect(
         else:
             _join(str(address), common)
     return ray.cluster_resources()
+
+
+def set_environment(more: Mapping[str, str] | None = None) -> None:
+    """Set what is not set yet. Libraries read it when they are imported: a command calls this before it imports any."""
+    for name, value in (ENVIRONMENT | dict(more or {})).items():
+        os.environ.setdefault(name, value)
 
 
 def _join(address: str, common: dict[str, Any]) -> None:

@@ -40,9 +40,9 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention, all [B, heads, T or S, d / heads]; mask bool, broadcast to [B, heads, T, S], True: seen.
+    """Scaled dot-product attention of q [B, heads, T, e] to k and v [B, heads, S, e].
 
-    Every query must see at least one key.
+    mask: bool, broadcast to [B, heads, T, S], True where seen; every query must see at least one key.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 CLIP = 1.5
-MIN_SPREAD = 1e-3  # rad, or share of the gripper's opening: less than this is noise, and the dimension counts as constant
+MIN_SPREAD = 1e-3
+"""rad, or share of the gripper's opening. What moves less only trembles, and counts as constant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

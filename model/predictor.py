@@ -66,8 +66,8 @@ class BlmPolicy:
         """One chunk an observation, of any robots mixed, joint targets within the robot's limits.
 
         A row's noise follows from its seed alone, and no row sees another: what else is in the batch changes an answer
-        by rounding only (matrix products of another size add up in another order; about 1e-6 rad on CPU in float32). The
-        same batch gives the same bits. UserError for a robot, camera or picture size other than the contract's.
+        by rounding only (matrix products of another size add up in another order; about 1e-6 rad on CPU in float32).
+        The same batch gives the same bits. UserError for a robot, camera or picture size other than the contract's.
         """
         assert len(observations) == len(seeds), f"{len(observations)} observations with {len(seeds)} seeds"
         if not observations:

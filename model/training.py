@@ -1,4 +1,4 @@
-"""What a training loop needs besides the model: seeds that depend on nothing but the step, number format, weight average.
+"""What a training loop needs besides the model: seeds that follow from the step alone, number format, weight average.
 
 Plain PyTorch; the loops themselves, and what runs them on several machines, are in `blm.pipelines`.
 """
@@ -32,7 +32,7 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Context for the forward pass: weights stay float32, matrix products are in `precision`. May be entered again and again."""
+    """Context for forward passes, which may be entered again: matrix products in `precision`, weights as they are."""
     if precision == "float32" or (precision == "auto" and not fast_bfloat16(device)):
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

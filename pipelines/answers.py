@@ -75,9 +75,7 @@ class AnswerWorker:
 
         processor = self._processor
         prompts = [
-            processor.apply_chat_template(
-                chat_content(row.messages[:-1]), tokenize=False, add_generation_prompt=True
-            )
+            processor.apply_chat_template(chat_content(row.messages[:-1]), tokenize=False, add_generation_prompt=True)
             for row in rows
         ]
         pictures = [_picture(data, blank=blank) for row in rows for data in row.images]

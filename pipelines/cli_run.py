@@ -8,9 +8,10 @@ import argparse
 import json
 from pathlib import Path
 
+from blm.cluster.ray_runtime import set_environment
 from blm.pipelines.cli_options import options_of
 from blm.pipelines.preset_files import preset_path
-from blm.pipelines.stages import STAGES
+from blm.pipelines.stages import STAGES, find_stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(name: str, arguments: argparse.Namespace) -> int:
     """Load the configuration and run."""
-    preset_path(arguments.preset)  # a misspelt name is answered before anything heavy is imported
+    set_environment()
+    preset_path(arguments.preset)  # misspelt names are answered before anything heavy is imported
+    for stage in (getattr(arguments, "until", None), getattr(arguments, "redo_from", None)):
+        if stage is not None:
+            find_stage(stage)
     from blm.pipelines.config import load_config
     from blm.pipelines.run import RunOptions, run, summarise
 

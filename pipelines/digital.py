@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from blm.model.errors import UserError
@@ -67,6 +68,8 @@ class Question:
     """The right one."""
     images: int
     """Pictures that belong to it."""
+    new_words: bool
+    """Whether it is put in words kept out of training."""
     file: Path
     """Where it stands."""
     row: int
@@ -94,6 +97,10 @@ def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, 
                 blank=[given.get((question.id, True)) for question in mine],
                 habits=habits.get(category, Counter()),
             )
+            | {
+                "seen_words": _accuracy([q for q in mine if not q.new_words], given),
+                "new_words": _accuracy([q for q in mine if q.new_words], given),
+            }
         )
     result = {"n": len(questions), **over_all(rows), "categories": rows}
     write_json(context.out / "digital.json", result)
@@ -101,16 +108,21 @@ def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, 
     return result
 
 
+def _accuracy(questions: Sequence[Question], given: Mapping[tuple[str, bool], str]) -> float | None:
+    """Share of right answers, None without questions."""
+    return fmean(given[q.id, False] == q.answer for q in questions) if questions else None
+
+
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
 def read_questions(folder: Path) -> list[Question]:
     """Every question of a test corpus, one a row; pictures are not read."""
-    columns = ("id", "category", "messages")
+    columns = ("id", "category", "messages", "meta")
     found = []
     for path in chat_files(folder):
         table = read_table(path, columns).to_pydict()
-        for row, (name, category, messages) in enumerate(zip(*(table[column] for column in columns), strict=True)):
+        for row, (name, category, messages, meta) in enumerate(zip(*(table[c] for c in columns), strict=True)):
             if len(messages) < 2 or messages[-1]["role"] != "assistant":
                 raise UserError(f"{path}: conversation {name} does not end with an answer; run the corpora stage again")
             text = "\n".join(message["text"] for message in messages[:-1])
@@ -121,6 +133,7 @@ def read_questions(folder: Path) -> list[Question]:
                     text=text,
                     answer=normalise(messages[-1]["text"]),
                     images=text.count(IMAGE_PLACEHOLDER),
+                    new_words=json.loads(meta or "{}").get("phrasing") == "held_out",
                     file=path,
                     row=row,
                 )
@@ -204,12 +217,23 @@ def _items(config: DigitalConfig, questions: Sequence[Question]) -> Iterator[dic
 
 
 def _print_table(context: StageContext, result: Mapping[str, Any], wall_s: float) -> None:
-    context.progress(f"{'category':<18}{'questions':>10}{'right':>8}{'commonest':>11}{'no picture':>12}{'error':>16}")
+    """A line a category; shares are of right answers, errors of places beside those of a constant guess."""
+    context.progress(
+        f"{'category':<18}{'questions':>9}{'right':>7}{'new words':>11}{'commonest':>11}{'no picture':>12}"
+        f"{'error, guess':>17}"
+    )
     for row in result["categories"]:
-        blank = "-" if row["no_picture"] is None else f"{row['no_picture']:.0%}"
-        error_cm = row.get("error_cm")
-        error = "" if error_cm is None else f"{error_cm:.1f} of {row['guess_error_cm']:.1f} cm"
+        shares = [_percent(row[name]) for name in ("after", "new_words", "majority", "no_picture")]
+        error = _centimetres(row["error_cm"]) + _centimetres(row["guess_error_cm"]) if "error_cm" in row else ""
         context.progress(
-            f"{row['category']:<18}{row['n']:>10}{row['after']:>8.0%}{row['majority']:>11.0%}{blank:>12}{error:>16}"
+            f"{row['category']:<18}{row['n']:>9}{shares[0]:>7}{shares[1]:>11}{shares[2]:>11}{shares[3]:>12}{error:>17}"
         )
     context.progress(f"{result['accuracy']:.1%} of {result['n']} held-out questions, {wall_s:.0f} s")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _centimetres(error_cm: float | None) -> str:
+    return "       -" if error_cm is None else f"{error_cm:>5.1f} cm"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PLUMBING = (
+    "blm.cluster.ray_runtime",
     "blm.model.errors",
     "blm.pipelines.fingerprint",
     "blm.pipelines.tracking",

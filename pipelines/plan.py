@@ -85,8 +85,7 @@ def input_identities(step: Step, plan: Mapping[str, Step]) -> dict[str, dict[str
         if manifest is None:
             raise UserError(
                 f"{step.stage.name} needs {name}, which is not finished in {plan[name].folder.parent}; run "
-                f"`blm {name}` "
-                f"with the same options first, or `blm run --until {step.stage.name}`"
+                f"`blm {name}` with the same options first, or `blm run --until {step.stage.name}`"
             )
         identities[name] = {"fingerprint": manifest["fingerprint"], "content": manifest["content"]}
     return identities

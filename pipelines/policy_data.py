@@ -19,7 +19,7 @@ from blm.model.transforms import relative_chunk
 from blm.pipelines.datasets.lerobot import LeRobotDataset
 from blm.pipelines.intent_cache import IntentCache
 
-HELD_OUT_EVERY = 20  # every 20th episode is kept for validation
+HELD_OUT_EVERY = 20  # every 20th episode is kept for validation; of fewer than 20, the last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +42,16 @@ class RobotWindows:
     cache: IntentCache
 
 
-def load_windows(embodiment: str, dataset_dir: Path, cache: IntentCache, chunk: int) -> RobotWindows:
-    """Windows that have at least one real action. UserError for damaged data, NaN, or another chunk length."""
+def load_windows(
+    embodiment: str, dataset_dir: Path, cache: IntentCache, chunk: int, *, min_actions: int = 1
+) -> RobotWindows:
+    """Windows with at least `min_actions` (1 or more) actions before the episode's end.
+
+    UserError for damaged data, NaN, or another chunk length.
+    """
     dataset = LeRobotDataset(dataset_dir)
+    if "action_chunk" not in dataset.features:
+        raise UserError(f"{dataset_dir} has no column action_chunk; make it with the render stage")
     stored = dataset.features["action_chunk"].shape[0]
     if stored != chunk:
         raise UserError(
@@ -58,6 +65,8 @@ def load_windows(embodiment: str, dataset_dir: Path, cache: IntentCache, chunk: 
     parts: dict[str, list[np.ndarray]] = {
         name: [] for name in ("state", "chunk", "is_pad", "frame", "future", "held_out")
     }
+    count = len(dataset.episodes)
+    every = min(HELD_OUT_EVERY, max(count, 2))
     for episode in dataset.episodes:
         table = dataset.read(episode, ["observation.state", "action_chunk", "action_chunk_is_pad"])
         state = dataset.values(table, "observation.state").astype(np.float32)
@@ -66,16 +75,19 @@ def load_windows(embodiment: str, dataset_dir: Path, cache: IntentCache, chunk: 
             raise UserError(f"{dataset_dir}: episode {episode.index} holds NaN or infinite values; remove it")
         is_pad = dataset.values(table, "action_chunk_is_pad").astype(bool).reshape(len(state), -1)
         row = np.arange(episode.length)
-        keep = ~is_pad.all(axis=1)
+        keep = (~is_pad).sum(axis=1) >= min_actions
         parts["state"].append(state[keep])
         parts["chunk"].append(relative_chunk(absolute, state)[keep])
         parts["is_pad"].append(is_pad[keep])
         parts["frame"].append((episode.first_frame + row)[keep])
         parts["future"].append((episode.first_frame + np.minimum(row + ahead, episode.length - 1))[keep])
-        parts["held_out"].append(np.full(int(keep.sum()), episode.index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1))
+        parts["held_out"].append(np.full(int(keep.sum()), episode.index % every == every - 1))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     if len(arrays["state"]) == 0:
-        raise UserError(f"{dataset_dir} has no window with an action; collect demonstrations for {embodiment}")
+        raise UserError(
+            f"{dataset_dir} has no window with {min_actions} actions; collect demonstrations for {embodiment}, or lower"
+            " stage2.min_actions"
+        )
     return RobotWindows(embodiment=embodiment, cache=cache, **arrays)
 
 

@@ -104,7 +104,7 @@ def _run_step(
 ) -> dict[str, Any]:
     """Run one stage to its manifest, going on from what an earlier attempt left."""
     inputs = input_identities(step, plan)  # before anything is started: a missing input is quick to say
-    record = _begin(step)
+    record = _begin(step, inputs)
     print_header(step.stage, number, of, step.folder, attempt=record["attempts"])
 
     def tick(wall_s: float) -> None:
@@ -141,18 +141,25 @@ def _run_step(
     return manifest
 
 
-def _begin(step: Step) -> dict[str, Any]:
-    """Note that a stage has begun in its folder; returns the note, with what earlier attempts took in `wall_s`."""
+def _begin(step: Step, inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Note that a stage has begun in its folder; returns the note, with what earlier attempts took in `wall_s`.
+
+    Raises UserError if an earlier attempt worked from other data.
+    """
     record: dict[str, Any] = {
         "stage": step.stage.name,
         "fingerprint": step.fingerprint,
         "code": step.code,
+        "inputs": inputs,
         "begun": time.strftime("%Y-%m-%d %H:%M:%S"),
         "attempts": 0,
         "wall_s": 0.0,
     }
     if (step.folder / BEGUN).exists():
         record |= read_json(step.folder / BEGUN)
+        if record["inputs"] != inputs:
+            name = step.stage.name
+            raise UserError(f"stage {name}: {step.folder} was begun on other data; run again with --from {name}")
     record["attempts"] += 1
     write_json(step.folder / BEGUN, record)
     return record

@@ -55,11 +55,11 @@ def serve(arguments: argparse.Namespace) -> int:
     _say(f"starting {SERVED_NAME} from {arguments.model}; this takes a minute or two on a CPU")
     if os.environ.get("BLM_RAY_LOGS") != "all":
         logging.disable(logging.ERROR)  # Ray Serve and vLLM speak to the driver's console in JSON
-    segments: set[str] = set()
+    left_behind: set[Path] = set()
     try:
         connect(num_cpus=max(os.cpu_count() or 1, LOGICAL_CPUS), num_gpus=_gpus(), address=arguments.address)
         start(folder, config)
-        segments = _shared_memory_of_children()
+        left_behind = _shared_memory(_children())
         _say(ready_text(config, seconds=time.perf_counter() - began))
         while True:
             time.sleep(3600)
@@ -67,8 +67,8 @@ def serve(arguments: argparse.Namespace) -> int:
         _say("stopping")
     finally:
         stop()
-        for segment in segments:
-            Path(segment).unlink(missing_ok=True)
+        for path in left_behind:
+            path.unlink(missing_ok=True)
     return 0
 
 
@@ -183,17 +183,20 @@ def _gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _shared_memory_of_children() -> set[str]:
-    """Shared-memory segments that our processes hold: vLLM's workers are killed in the end and leave theirs behind."""
+def _children() -> list[int]:
+    """Process ids of everything this server runs on this machine, if it started Ray itself."""
     import psutil
 
-    found: set[str] = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            maps = Path(f"/proc/{child.pid}/maps").read_text()
-        except OSError:
-            continue
-        found |= {line.split()[5] for line in maps.splitlines() if " /dev/shm/psm_" in line}
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+def _shared_memory(pids: Sequence[int]) -> set[Path]:
+    """Shared-memory files of processes: vLLM's workers are killed in the end and leave some behind."""
+    found = {path for pid in pids for path in Path("/dev/shm").glob(f"sem.loky-{pid}-*")}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            found |= {Path(line.split()[5]) for line in maps.splitlines() if " /dev/shm/psm_" in line}
     return found
 
 

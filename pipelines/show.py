@@ -42,20 +42,13 @@ def print_header(stage: Stage, number: int, of: int, folder: Path, *, attempt: i
 
 
 def print_result(manifest: Mapping[str, Any]) -> None:
-    """Say what a stage took and gave: its summary's plain values, then time, memory and size."""
-    for key, value in manifest["summary"].items():
-        if isinstance(value, (str, int, float)):
-            print(f"   {key.replace('_', ' ')}: {_number(value)}")
+    """Say what a stage took: time, memory and size. What it found, it has said itself."""
     total = size(sum(entry["bytes"] for entry in manifest["files"]))
     print(
         f"   done in {duration(manifest['wall_s'])}, peak memory {manifest['peak_memory_gb']:.1f} GB, "
         f"{len(manifest['files'])} files of {total}",
         flush=True,
     )
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_skip(stage: Stage, number: int, of: int, manifest: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from blm.model.errors import UserError
 from blm.model.policy import PolicyConfig
+from blm.model.training import Precision
 from blm.pipelines import stage2_loop, workers
 from blm.pipelines.intent_cache import IntentCache
-from blm.pipelines.intents import datasets_of
+from blm.pipelines.intents import IntentsConfig, cache_key, datasets_of
 from blm.pipelines.workspace import StageContext, read_json
 
 VERSION = 1
@@ -38,15 +39,23 @@ class Stage2Config:
     """Gradients are clipped to this norm."""
     ema: float = 0.998
     """Decay of the weight average that is exported."""
+    precision: Precision = "auto"
+    """Of matrix products; weights stay float32. auto: as resources.dtype says, and bfloat16 on CPUs that have it."""
+    min_actions: int = 1
+    """Windows with fewer actions before their episode ends are left out."""
     checkpoint_every_s: float = 20.0
     """Seconds between training checkpoints."""
     validate_every: int = 500
     """Steps between measurements of the held-out loss."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "draws", "validate_every"):
+        for name in ("steps", "batch", "draws", "validate_every", "min_actions"):
             if getattr(self, name) < 1:
                 raise UserError(f"stage2.{name} is {getattr(self, name)}; give 1 or more")
+        if self.min_actions > self.policy.chunk:
+            raise UserError(f"stage2.min_actions is {self.min_actions}; a chunk has {self.policy.chunk} actions")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):
+            raise UserError("stage2.learning_rate and stage2.clip_norm must be above 0, stage2.ema from 0 to below 1")
 
 
 def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:
@@ -54,8 +63,10 @@ def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:
     probe = read_json(context.inputs["intents"] / "probe.json")
     datasets = datasets_of(context.inputs["render"])
     index = {robot: read_json(context.inputs["intents"] / robot / "index.json") for robot in datasets}
-    for robot in datasets:
-        IntentCache(context.inputs["intents"] / robot)  # a damaged cache is told here, not by a worker
+    made_with = IntentsConfig(layer=probe["layer"], max_text_tokens=probe["max_text_tokens"])
+    for robot, dataset in datasets.items():  # a damaged or stale cache is told here, not by a worker
+        key = cache_key(made_with, context.inputs["stage1"] / "model", dataset, context.world.cameras)
+        IntentCache(context.inputs["intents"] / robot, key)
     loop_config = {
         "stage": asdict(config),
         "datasets": {robot: str(path) for robot, path in datasets.items()},

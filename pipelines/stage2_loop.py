@@ -4,8 +4,8 @@ Rows, noise, flow times and dropout of a step follow from (seed, step, rank), an
 run that was killed continues with the losses it would have had.
 """
 
+import math
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch.distributed as dist
 from torch import nn
 
 from blm.model.checkpoint import Contract, write_checkpoint
+from blm.model.errors import UserError
 from blm.model.optim import cosine_schedule, make_optimizer
-from blm.model.policy import Policy, PolicyConfig, ema_update
+from blm.model.policy import Policy, PolicyConfig
+from blm.model.training import Precision, ema_update, mixed_precision, step_generator
 from blm.pipelines import workers
 from blm.pipelines.intent_cache import IntentCache
 from blm.pipelines.policy_data import BatchMaker, RobotWindows, load_windows, statistics_of
@@ -26,6 +28,7 @@ from blm.pipelines.workspace import write_json
 LOG_EVERY = 50  # steps between points of the curve
 VALIDATION_BATCH = 128
 KEYS = ("flow", "future")
+HELD_OUT_KEYS = ("flow", "future", "copy", "target_std")
 
 
 def train(config: dict[str, Any]) -> None:
@@ -33,7 +36,13 @@ def train(config: dict[str, Any]) -> None:
     rank, _, device = workers.prepare(config)
     stage, out = config["stage"], Path(config["out"])
     windows = [
-        load_windows(robot, Path(path), IntentCache(Path(config["caches"][robot])), stage["policy"]["chunk"])
+        load_windows(
+            robot,
+            Path(path),
+            IntentCache(Path(config["caches"][robot])),
+            stage["policy"]["chunk"],
+            min_actions=stage["min_actions"],
+        )
         for robot, path in config["datasets"].items()
     ]
     statistics = statistics_of(windows)
@@ -48,12 +57,29 @@ def train(config: dict[str, Any]) -> None:
     )
     torch.manual_seed(config["seed"])
     policy = contract.build_policy().to(device)
-    wrapped = workers.parallelise(policy, "ddp", [])
+    wrapped = _parallelise(policy)
     progress = _run(config, policy, wrapped, data, out / "train" / "checkpoint.pt")
     if rank == 0:
         write_checkpoint(out / "model", Path(config["mllm"]), contract, progress.pop("average"))
         write_json(out / "metrics.json", _metrics(progress, policy, windows, stage))
     dist.barrier()
+
+
+def _parallelise(policy: Policy) -> nn.Module:
+    """DDP over all workers. A worker's rows may lack a robot, whose head then has no gradients to wait for."""
+    if dist.get_world_size() == 1:
+        return policy
+    several = len(policy.robots) > 1
+    return nn.parallel.DistributedDataParallel(policy, find_unused_parameters=several, gradient_as_bucket_view=True)
+
+
+def _precision(config: dict[str, Any], device: torch.device) -> Precision:
+    """What `stage2.precision` comes to here: `auto` is what the resources say, and on CPUs what is fast."""
+    if config["stage"]["precision"] != "auto":
+        return config["stage"]["precision"]
+    if config["dtype"] == "bfloat16":
+        return "bfloat16"
+    return "auto" if device.type == "cpu" else "float32"
 
 
 def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: BatchMaker, path: Path) -> dict[str, Any]:
@@ -70,15 +96,15 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
         if rank == 0:
             print(f"[stage2] going on from step {progress['step']}", flush=True)
 
-    bf16 = config["dtype"] == "bfloat16"
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+    autocast = mixed_precision(device, _precision(config, device))
+    current = policy.state_dict()  # the live weights, not a copy
     spent, started, last_save, first = progress["seconds"], time.monotonic(), time.monotonic(), progress["step"]
     sums, counted = torch.zeros(len(KEYS), device=device), 0
     wrapped.train()
     for step in range(first, stage["steps"]):
         order = row_order(len(data.train_rows), step * stage["batch"], stage["batch"], config["seed"])
         batch = data.batch(data.train_rows[order[rank::world]], device)
-        generator = torch.Generator().manual_seed(hash((config["seed"], step, rank)) % 2**62)
+        generator = step_generator(config["seed"], step, rank)
         with autocast:
             losses = wrapped(batch, generator, stage["draws"])
         optimizer.zero_grad(set_to_none=True)
@@ -87,7 +113,7 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
         optimizer.step()
         schedule.step()
         policy.update_target()
-        ema_update(average, policy.state_dict(), step, stage["ema"])
+        ema_update(average, current, step, stage["ema"])
         sums += torch.stack([losses[key].detach().float() for key in KEYS])
         counted += 1
         now = time.monotonic()
@@ -124,7 +150,7 @@ def _validate(
     for first in range(0, len(rows), VALIDATION_BATCH):
         part = rows[first : first + VALIDATION_BATCH]
         losses = policy(data.batch(part, device), generator)
-        for key in ("flow", "future", "copy"):
+        for key in HELD_OUT_KEYS:
             totals[key] = totals.get(key, 0.0) + float(losses[key]) * len(part) / len(rows)
     policy.load_state_dict(current)
     policy.train()
@@ -132,6 +158,11 @@ def _validate(
 
 
 def _log(progress: dict[str, Any], losses: list[float], stage: dict[str, Any], rate: float, rank: int) -> None:
+    if not all(math.isfinite(value) for value in losses):
+        raise UserError(
+            f"the loss is no longer finite at step {progress['step']}; lower stage2.learning_rate, delete the stage's"
+            " folder and run it again"
+        )
     point = {"step": progress["step"]} | {key: round(value, 5) for key, value in zip(KEYS, losses, strict=True)}
     progress["curve"].append(point | {"samples_per_s": round(rate, 1)})
     if rank == 0:

@@ -56,9 +56,7 @@ def success_rows(results: Iterable[Result], name: str, key: Callable[[Result], s
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((key(result), result["policy"]), []).append(result)
-    return [
-        {name: value, "policy": policy, **success_row(group)} for (value, policy), group in groups.items()
-    ]
+    return [{name: value, "policy": policy, **success_row(group)} for (value, policy), group in groups.items()]
 
 
 def summarise_episodes(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:

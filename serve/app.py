@@ -40,7 +40,7 @@ def _model_card(chat: LLMConfig) -> Any:
         to_model_metadata,
     )  # Ray's docs take it from there
 
-    return to_model_metadata(SERVED_NAME, chat)
+    return to_model_metadata(SERVED_NAME, chat, {"input_modality": "image"})
 
 
 def chat_config(folder: Path, config: ChatConfig, device: str) -> LLMConfig:

@@ -5,13 +5,15 @@ Importing this module imports vLLM; only the server's own processes and `blm.ser
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 from blm.model.embodiments import get_embodiment
 from blm.model.errors import UserError
@@ -19,6 +21,7 @@ from blm.serve.actions import Answer, Question
 from blm.serve.config import SERVED_NAME, ActionsConfig
 from blm.serve.schema import ActionReply, ActionRequest, Timing, error_object, explain
 
+BUSY = "too many requests are waiting; try again in a moment"
 HEALTH_TIMEOUT_S = 5.0
 ROUTES = {
     "models": lambda app: app.get("/v1/models"),
@@ -49,6 +52,14 @@ class Ingress(OpenAiIngress):
         self._config = config
         self._policy = policy
 
+    async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
+        """A conversation, whole or streamed."""
+        return await _plainly(super().chat(body, request))
+
+    async def completions(self, body: CompletionRequest, request: Request) -> Response:
+        """A text to go on with, whole or streamed."""
+        return await _plainly(super().completions(body, request))
+
     async def actions(self, request: Request) -> Any:
         """One observation in, one action chunk out."""
         began = time.time()
@@ -68,7 +79,7 @@ class Ingress(OpenAiIngress):
         except UserError as error:
             return _error(str(error), 400)
         except BackPressureError:
-            return _error("too many requests are waiting; try again in a moment", 503)
+            return _error(BUSY, 503)
         except (TimeoutError, RayServeException):
             return _error("the policy does not answer at the moment; try again", 503)
         if answer.actions is None:
@@ -97,6 +108,19 @@ class Ingress(OpenAiIngress):
             except Exception as error:  # whatever it is, the part is not healthy
                 return _error(f"{name} does not answer ({type(error).__name__})", 503)
         return {"status": "ok", "model": SERVED_NAME, "parts": list(parts)}
+
+
+async def _plainly(answer: Awaitable[Response]) -> Response:
+    """The answer, or its error without what Ray adds of its own inner workings."""
+    try:
+        return await answer
+    except BackPressureError:
+        return _error(BUSY, 503)
+    except Exception as error:
+        status = getattr(error, "status_code", 500)
+        if status >= 500:
+            raise
+        return _error(str(getattr(error, "message", None) or getattr(error, "detail", None) or error), status)
 
 
 def _error(message: str, status: int, *, param: str | None = None) -> JSONResponse:

@@ -18,12 +18,19 @@ def picture(white: bool) -> bytes:
     return buffer.getvalue()
 
 
-def looking(name: str, white: bool, category: str) -> ChatRow:
+def looking(name: str, white: bool, category: str, phrasing: str) -> ChatRow:
     """Is it white, or where is it: only the picture tells."""
     question = {"white": "Is the cube white?", "place": "Where is the cube?"}[category]
     answer = {"white": "yes" if white else "no", "place": PLACES[white]}[category]
     turn = chat_turn(f"<image>\n{question}", answer)
-    return ChatRow(id=name, source="simulator", category=category, messages=turn, images=(picture(white),))
+    return ChatRow(
+        id=name,
+        source="simulator",
+        category=category,
+        messages=turn,
+        images=(picture(white),),
+        meta={"phrasing": phrasing},
+    )
 
 
 def talking(name: str) -> ChatRow:
@@ -33,7 +40,7 @@ def talking(name: str) -> ChatRow:
 def rows(split: str, count: int) -> list[ChatRow]:
     """`count` rows of each category; white and black by turns, one white more at the end if the number is odd."""
     looks = [
-        looking(f"{split}-{category}-{i}", i % 2 == 0, category)
+        looking(f"{split}-{category}-{i}", i % 2 == 0, category, "seen" if i % 4 < 2 else "held_out")
         for category in ("white", "place")
         for i in range(count)
     ]

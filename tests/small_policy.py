@@ -18,7 +18,7 @@ def write_small_policy(folder: Path, mllm: Path, *, image_px: int = 112) -> Path
     from blm.model.normalize import EmbodimentStatistics, Quantiles
     from blm.model.policy import PolicyConfig
 
-    extractor = IntentExtractor(mllm, layer=2)
+    extractor = IntentExtractor(mllm, layer=2, max_text_tokens=64)  # a tiny tokenizer spells most words
     contract = Contract(
         policy=PolicyConfig(width=64, blocks=2, heads=2, latents=4, bridge_layers=1, head_hidden=32, future_block=2),
         embodiments=("panda",),

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: a table of contents at once, and mistakes in one clear line with exit code 2."""
+"""The command line as a person meets it: a table of contents at once, and mistakes in one clear line."""
 
 import subprocess
 import sys
@@ -79,15 +79,20 @@ def test_every_stage_has_options_and_each_is_explained(stage: object) -> None:
             ["--set stage2.stps=3: unknown option 'stage2.stps'; did you mean 'steps'?"],
         ),
         (["run", "--set", "world.cells=[panda/PushCup]"], ["PushCup", "PushCube"]),
-        (["stage2"], ["stage2 needs render, which is not finished", "`blm render`", "blm run --until stage2"]),
         (["status", "nothing"], ["no run 'nothing'"]),
-        (["serve", "--model", "no/such/folder"], ["no/such/folder"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and len(value) > 1 else None,
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], parts: list[str]) -> None:
-    result = subprocess.run([BLM, *words], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
-    assert_one_line(result, *parts)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(words)
+    assert_one_line(subprocess.CompletedProcess(words, code, stderr=capsys.readouterr().err), *parts)
 
 
 def test_an_unknown_option_in_a_file_names_the_file(tmp_path: Path) -> None:
@@ -96,6 +101,15 @@ def test_an_unknown_option_in_a_file_names_the_file(tmp_path: Path) -> None:
     assert_one_line(
         call("run", "--preset", str(own)), f"{own}: unknown option 'stage1.tiny.widht'; did you mean 'width'?"
     )
+
+
+def test_a_stage_without_its_inputs_names_the_first_one_that_is_missing(tmp_path: Path) -> None:
+    result = call("stage2", "--root", str(tmp_path))
+    assert_one_line(result, "stage2 needs render, which is not finished", "`blm render`", "blm run --until stage2")
+
+
+def test_a_missing_model_folder_is_one_line(tmp_path: Path) -> None:
+    assert_one_line(call("serve", "--model", str(tmp_path / "absent")), str(tmp_path / "absent"))
 
 
 def finished_collect(root: Path, content: bytes) -> Path:

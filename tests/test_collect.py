@@ -1,5 +1,6 @@
 """The collect stage: complete, repeatable, resumable."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -233,6 +234,15 @@ def test_a_finished_stage_does_nothing_when_called_again(reference: tuple[Path, 
     assert again["wall_s"] < 2
 
 
+def _demonstrators() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "Demonstrator.work" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 @pytest.mark.ray
 def test_killed_workers_and_lost_blocks_leave_the_same_files(
     reference: tuple[Path, dict],  # type: ignore[type-arg]
@@ -245,17 +255,18 @@ def test_killed_workers_and_lost_blocks_leave_the_same_files(
         path.unlink()
     (out / "episodes" / CELL.slug / ".tmp-1234-seeds.parquet").write_bytes(b"left by a killed process")
     (out / "failures.json").unlink()
+    earlier = {process.pid for process in _demonstrators()}
     killed: list[int] = []
 
     def kill_one() -> None:
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 60
         while not killed and time.monotonic() < deadline_s:
-            for process in psutil.Process().children(recursive=True):
-                if "Demonstrator" in " ".join(process.cmdline()) and process.cpu_times().user > 1.0:
+            for process in _demonstrators():
+                if process.pid not in earlier:
                     os.kill(process.pid, signal.SIGKILL)
                     killed.append(process.pid)
                     return
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     killer = threading.Thread(target=kill_one)
     killer.start()

@@ -113,7 +113,7 @@ def test_the_overall_figures_weigh_every_question_alike() -> None:
 
 def test_questions_are_drawn_evenly_and_always_the_same_ones(tmp_path: Path) -> None:
     questions = [
-        Question(id=f"{c}{i}", category=c, text="?", answer="a", images=0, file=tmp_path, row=i)
+        Question(id=f"{c}{i}", category=c, text="?", answer="a", images=0, new_words=False, file=tmp_path, row=i)
         for c, n in (("many", 50), ("some", 10), ("few", 2))
         for i in range(n)
     ]
@@ -131,6 +131,7 @@ def test_the_corpus_is_read_with_pictures_counted_and_answers_apart(tmp_path: Pa
     assert (first.category, first.answer, first.images, first.row) == ("white", "yes", 1, 0)
     assert "yes" not in first.text
     assert [q.images for q in questions if q.category == "talk"] == [0] * 8
+    assert [q.new_words for q in questions[:4]] == [False, False, True, True]
 
 
 def test_habits_are_counted_turn_by_turn(tmp_path: Path) -> None:
@@ -161,6 +162,7 @@ def test_the_digital_part_asks_scores_and_goes_on_where_it_was(
     white = rows_of["white"]
     assert (white["n"], white["after"], white["before"]) == (8, 1.0, 0.25)
     assert (white["majority"], white["no_picture"]) == (0.5, 0.5)
+    assert (white["seen_words"], white["new_words"], rows_of["talk"]["new_words"]) == (1.0, 1.0, None)
     assert (rows_of["place"]["after"], rows_of["place"]["error_cm"], rows_of["place"]["unreadable"]) == (1.0, 0.0, 0)
     assert rows_of["place"]["guess_error_cm"] > 0
     assert rows_of["talk"]["no_picture"] is None

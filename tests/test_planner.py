@@ -1,6 +1,7 @@
 """Planning: paths, kinematics, collisions, strategies, and the reasons for failure."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from blm.actors.sim.strategies import (
     tool_yaw,
 )
 from blm.actors.sim.world import parse_cell
-import itertools
 
 PANDA = get_robot("panda")
 BASE = np.array(PANDA.base_position_m)

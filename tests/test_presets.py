@@ -1,4 +1,4 @@
-"""Every preset parses, and every model it names can be built: on the meta device, which needs no memory and no download."""
+"""Every preset parses, and every model it names builds: on the meta device, without memory or download."""
 
 from pathlib import Path
 from typing import Any

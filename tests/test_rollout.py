@@ -273,6 +273,7 @@ def test_outcomes_do_not_depend_on_the_number_of_actors(ray_cluster: None, tiny_
             while pool.pending:
                 results += pool.next().result
         results.sort(key=lambda result: result.seed)
+        assert [result.detail for result in results] == [""] * 12
         kept = [read_episodes(episode_file(keep, result.seed))[0] for result in results]
         outcomes.append((lasting(results), [e.actions.tobytes() for e in kept], [e.states.tobytes() for e in kept]))
     policy.stop()

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from small_policy import write_small_policy
 
 from blm.actors.rollout import RolloutItem
 from blm.actors.sim.outcome import EpisodeResult, Failure
@@ -71,11 +70,13 @@ def test_a_policy_that_answers_nonsense_throughout_ends_the_stage_with_the_reaso
     ray_cluster: None, tiny_mllm: Path, tmp_path: Path, stage_context: Callable[..., StageContext]
 ) -> None:
     import torch
-    from safetensors.torch import load_file, save_file
+    from small_policy import write_small_policy  # here, since workers import this module and do not find it
 
-    folder = write_small_policy(tmp_path / "stage2" / "model", tiny_mllm)
-    weights = load_file(folder / "policy.safetensors")
-    save_file({name: torch.full_like(w, torch.nan) for name, w in weights.items()}, folder / "policy.safetensors")
+    from blm.model.checkpoint import read_contract, write_checkpoint
+
+    contract = read_contract(write_small_policy(tmp_path / "small", tiny_mllm))
+    diverged = {k: torch.full_like(w, torch.nan) for k, w in contract.build_policy().state_dict().items()}
+    write_checkpoint(tmp_path / "stage2" / "model", tiny_mllm, contract, diverged)
     context = stage_context("evaluate", inputs={"stage2": tmp_path / "stage2"}, world=WORLD)
     config = EvaluateConfig(episodes_per_cell=2, random_episodes_per_cell=0)
     with Ledger(context.out / "episodes.jsonl", KEY) as ledger:
@@ -89,6 +90,8 @@ def test_a_policy_that_answers_nonsense_throughout_ends_the_stage_with_the_reaso
 def test_a_checkpoint_that_lacks_its_weights_is_named_before_anything_runs(
     ray_cluster: None, tiny_mllm: Path, tmp_path: Path, stage_context: Callable[..., StageContext]
 ) -> None:
+    from small_policy import write_small_policy
+
     folder = write_small_policy(tmp_path / "stage2" / "model", tiny_mllm)
     context = stage_context("evaluate", inputs={"stage2": tmp_path / "stage2"}, world=WORLD)
     with Ledger(context.out / "episodes.jsonl", KEY) as ledger:

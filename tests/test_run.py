@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -299,6 +298,16 @@ def test_work_made_from_other_data_is_refused(finished_copy: Path) -> None:
     made["content"] = "of another making"
     (out / "manifest.json").write_text(json.dumps(made))
     assert_refused(call(finished_copy), "square", "other data: count has been made anew since", "--from square")
+
+
+@pytest.mark.ray
+def test_half_finished_work_from_other_data_is_refused(finished_copy: Path) -> None:
+    (square,) = (finished_copy / "runs" / "small").glob("square-*")
+    (square / "manifest.json").unlink()
+    begun = json.loads((square / "stage.json").read_text())
+    begun["inputs"]["count"]["content"] = "of another making"
+    (square / "stage.json").write_text(json.dumps(begun))
+    assert_refused(call(finished_copy), "was begun on other data", "--from square")
 
 
 def test_two_runs_cannot_share_a_folder(folder: Path) -> None:

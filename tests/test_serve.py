@@ -1,29 +1,17 @@
-"""The server: its parts without Ray, and the whole of it in a process of its own, asked by real clients.
-
-One server is started for all tests that need one: that takes a minute or two, most of it vLLM.
-"""
+"""The server's parts, without Ray, and the mistakes that `blm serve` answers with one line."""
 
 import base64
 import io
 import json
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from small_policy import write_small_policy
+from small_server import STATE, action_request, picture, write_speaking_policy
 
 from blm.model.errors import UserError
 from blm.model.types import Observation
@@ -33,26 +21,11 @@ from blm.serve.checkpoint import check_folder
 from blm.serve.codec import decode_picture, encode_picture
 from blm.serve.schema import ActionRequest, error_object, explain
 
-ROOT = Path(__file__).parent.parent
-START_TIMEOUT_S = 420
-STATE = [0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 1.0]
 
-
-def picture(px: int = 112, seed: int = 0) -> np.ndarray:
-    """A picture of noise, uint8 [px, px, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (px, px, 3), dtype=np.uint8)
-
-
-def action_request(**changes: Any) -> dict[str, Any]:
-    """A good request for actions, with changes."""
-    images = {"front": encode_picture(picture())}
-    return {"embodiment": "panda", "instruction": "push the cube", "state": STATE, "images": images, **changes}
-
-
-@pytest.fixture(scope="session")
-def small_model(tiny_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained checkpoint folder with everything in it."""
-    return write_small_policy(tmp_path_factory.mktemp("checkpoint") / "model", tiny_mllm)
+    return write_speaking_policy(tmp_path_factory.mktemp("checkpoint"))
 
 
 # ---------------------------------------------------------------------------- pictures and requests
@@ -228,198 +201,3 @@ def test_the_reason_of_a_failed_start_is_found_in_the_parts_tracebacks() -> None
     assert why_not(RuntimeError("Deploying failed"), ["", ours]) == "blm.json is damaged; copy it again"
     other = "Traceback ...\n  File x\nValueError: no room for the cache\nretrying"
     assert "no room for the cache" in why_not(RuntimeError("Deploying failed"), [other])
-
-
-# ---------------------------------------------------------------------------- a real server
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
-    """A running `blm serve`."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-    def ask(self, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and decoded JSON of a GET, or of a POST if there is a body (bytes go as they are)."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
-                return reply.status, json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
-
-
-@pytest.fixture(scope="module")
-def server(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`blm serve` on a free port, ready for questions."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "server.log"
-    command = [str(Path(sys.executable).with_name("blm")), "serve", "--model", str(small_model), "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while "is ready at" not in log.read_text():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
-        time.sleep(0.5)
-    yield Server(process=process, url=f"http://127.0.0.1:{port}", log=log)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Any:
-    """The OpenAI SDK's client."""
-    import openai
-
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="empty", max_retries=0)
-
-
-MESSAGES: list[dict[str, Any]] = [
-    {"role": "system", "content": "You describe what you see."},
-    {
-        "role": "user",
-        "content": [
-            {"type": "image_url", "image_url": {"url": encode_picture(picture())}},
-            {"type": "text", "text": "Where is the cube?"},
-        ],
-    },
-]
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-class TestServer:
-    """Everything that is asked of one running server; the last test ends it."""
-
-    def test_the_console_shows_where_it_is_and_nothing_else(self, server: Server) -> None:
-        lines = server.log.read_text().splitlines()
-        assert all(line.startswith(("[serve] ", "  ")) for line in lines), lines
-        assert any(line.startswith("  chat:     curl ") for line in lines)
-
-    def test_models_lists_blm(self, client: Any) -> None:
-        assert [model.id for model in client.models.list().data] == ["BLM"]
-
-    def test_health_is_ok(self, server: Server) -> None:
-        assert server.ask("/health") == (200, {"status": "ok", "model": "BLM", "parts": ["chat", "actions"]})
-
-    def test_a_picture_and_a_question_get_an_answer(self, client: Any) -> None:
-        reply = client.chat.completions.create(model="BLM", messages=MESSAGES, max_tokens=8, temperature=0)
-        assert reply.model == "BLM"
-        assert 1 <= reply.usage.completion_tokens <= 8
-        without = [{"role": "user", "content": "Where is the cube?"}]
-        shorter = client.chat.completions.create(model="BLM", messages=without, max_tokens=1)
-        assert reply.usage.prompt_tokens >= shorter.usage.prompt_tokens + 16  # the picture's tokens
-
-    def test_a_streamed_answer_is_the_same_as_a_whole_one(self, client: Any) -> None:
-        options = {"model": "BLM", "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
-        whole = client.chat.completions.create(**options).choices[0].message.content
-        chunks = [chunk for chunk in client.chat.completions.create(**options, stream=True) if chunk.choices]
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
-        assert chunks[-1].choices[0].finish_reason is not None
-
-    def test_another_models_name_is_not_found(self, client: Any) -> None:
-        import openai
-
-        with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(model="OTHER", messages=MESSAGES)
-
-    def test_the_readmes_chat_script_runs(self, server: Server, tmp_path: Path) -> None:
-        self._run_readme_script("OpenAI(", server, tmp_path)
-
-    def test_the_readmes_action_script_runs(self, server: Server, tmp_path: Path) -> None:
-        printed = self._run_readme_script("/v1/actions", server, tmp_path)
-        assert np.asarray(json.loads(printed)).shape == (16, 8)
-
-    def _run_readme_script(self, marker: str, server: Server, folder: Path) -> str:
-        from PIL import Image
-
-        scripts = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-        (script,) = (script for script in scripts if marker in script)
-        Image.fromarray(picture()).save(folder / "scene.png")
-        script = script.replace("http://127.0.0.1:8000", server.url)
-        command = [sys.executable, "-c", script]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def test_actions_come_with_their_names_rate_and_timing(self, server: Server) -> None:
-        status, reply = server.ask("/v1/actions", action_request())
-        assert status == 200
-        assert np.asarray(reply["actions"]).shape == (16, 8)
-        assert np.isfinite(reply["actions"]).all()
-        assert len(reply["names"]) == 8
-        assert reply["control_hz"] == 20
-        assert reply["timing"]["total_ms"] >= reply["timing"]["infer_ms"] > 0
-
-    def test_the_served_policy_is_the_policy(self, server: Server, small_model: Path) -> None:
-        from blm.model.predictor import BlmPolicy
-
-        body = ActionRequest.model_validate(action_request(seed=7))
-        mine = BlmPolicy.load(small_model).infer_batch([body.observation()], [7])[0].actions
-        _, reply = server.ask("/v1/actions", action_request(seed=7))
-        np.testing.assert_allclose(reply["actions"], mine, atol=1e-4)
-
-    def test_robots_that_ask_together_share_a_batch(self, server: Server) -> None:
-        requests = [action_request(seed=seed) for seed in range(24)]
-        with ThreadPoolExecutor(max_workers=12) as pool:
-            replies = list(pool.map(lambda body: server.ask("/v1/actions", body), requests))
-        assert {status for status, _ in replies} == {200}
-        assert max(reply["timing"]["batch"] for _, reply in replies) > 1
-
-    @pytest.mark.parametrize(
-        ("changes", "status", "says"),
-        [
-            ({"embodiment": "pandaa"}, 400, "did you mean 'panda'"),
-            ({"embodiment": "xarm6", "state": [0.0] * 7}, 400, "not trained for 'xarm6'"),
-            ({"state": [0.0, 1.0]}, 400, "state has shape"),
-            ({"state": "many"}, 422, "state"),
-            ({"images": {}}, 400, "lacks camera 'front'"),
-            ({"images": {"front": "data:image/png;base64,AAAA"}}, 400, "not a readable PNG or JPEG"),
-            ({"images": {"front": encode_picture(picture(56))}}, 400, "56x56"),
-            ({"instruction": " "}, 400, "instruction is empty"),
-            ({"unknown": 1}, 422, "unknown"),
-            ({"model": "OTHER"}, 404, "OTHER"),
-        ],
-    )
-    def test_a_bad_request_for_actions_gets_one_clear_error(
-        self, server: Server, changes: dict[str, Any], status: int, says: str
-    ) -> None:
-        got, reply = server.ask("/v1/actions", action_request(**changes))
-        assert got == status
-        assert says in reply["error"]["message"]
-        assert set(reply["error"]) == {"message", "type", "param", "code"}
-        assert "Traceback" not in json.dumps(reply)
-
-    @pytest.mark.parametrize("path", ["/v1/actions", "/v1/chat/completions"])
-    def test_a_body_that_is_no_json_gets_status_400(self, server: Server, path: str) -> None:
-        status, reply = server.ask(path, b"{never closed")
-        assert status == 400
-        assert reply["error"]["message"]
-        assert "Traceback" not in json.dumps(reply)
-
-    def test_transformers_loads_the_folder_as_it_is(self, small_model: Path) -> None:
-        from transformers import AutoModelForImageTextToText
-
-        _, report = AutoModelForImageTextToText.from_pretrained(small_model, output_loading_info=True)
-        assert not report["missing_keys"]
-        assert not report["unexpected_keys"]
-
-    def test_ctrl_c_ends_it_and_leaves_nothing_behind(self, server: Server) -> None:
-        import psutil
-
-        children = psutil.Process(server.process.pid).children(recursive=True)
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(timeout=60) == 0
-        assert server.log.read_text().splitlines()[-1] == "[serve] stopping"
-        _, alive = psutil.wait_procs(children, timeout=20)
-        assert not alive
-        with pytest.raises(urllib.error.URLError):
-            server.ask("/health")

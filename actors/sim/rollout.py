@@ -108,9 +108,7 @@ class RolloutRunner:
             self._cell = cell
         world = self.world
         while len(self._envs) < count:
-            self._envs.append(
-                CellEnv(cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry)
-            )
+            self._envs.append(CellEnv(cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry))
         return self._envs[:count]
 
     @contextmanager
