@@ -26,12 +26,14 @@ def fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Pat
     raised."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util import placement_group_table
 
     from blm.cluster.ray_runtime import cause_of
 
     gpu = resources.device == "cuda"
     threads = max(1, resources.num_cpus // resources.train_workers)
     trainer_state = out / "ray"
+    reserved = set(placement_group_table())
     for attempt in range(1, ATTEMPTS + 1):
         trainer = TorchTrainer(
             loop,
@@ -54,9 +56,23 @@ def fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Pat
         except Exception as error:
             if cause_of(error) is not None or attempt == ATTEMPTS:
                 raise
+            _release_all_but(reserved)
             print(
                 f"[{out.name.partition('-')[0]}] workers were lost ({type(error).__name__}); starting again", flush=True
             )
+
+
+def _release_all_but(kept: set[str]) -> None:
+    """Give back placement groups made since. Ray Train leaves that of a group whose worker died while it started, and
+    the next attempt would wait for its CPUs for ever.
+    """
+    from ray._raylet import PlacementGroupID
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for name, entry in placement_group_table().items():
+        if name not in kept and entry["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
 def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:
