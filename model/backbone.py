@@ -122,7 +122,7 @@ def save_backbone(
 def load_config(source: str | Path) -> Qwen2_5_VLConfig:
     """The configuration of a local folder or a published model. UserError when it is missing or of another family."""
     path = Path(source)
-    if (path.is_absolute() or str(source).startswith((".", "runs/"))) and not (path / "config.json").is_file():
+    if (path.is_absolute() or str(source).startswith(".")) and not (path / "config.json").is_file():
         raise UserError(
             f"no model in {source} (config.json is missing); run the stage that makes it, or correct the path"
         )

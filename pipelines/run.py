@@ -183,8 +183,8 @@ def _call(step: Step, plan: Mapping[str, Step], config: Any, options: RunOptions
     try:
         tracker.log_params({"seed": config.seed, "world": plain(config.world), step.stage.name: plain(step.config)})
         context = StageContext(
-            out=step.folder,
-            inputs={name: plan[name].folder for name in step.stage.inputs},
+            out=step.folder.resolve(),  # workers have working folders of their own
+            inputs={name: plan[name].folder.resolve() for name in step.stage.inputs},
             world=config.world,
             seed=config.seed,
             tracker=tracker,
