@@ -144,16 +144,16 @@ def rate_chart(rates: Sequence[Rate]) -> str:
                 f"<path class='mark paper' d='M{x:.1f} {y - 9} l7 9 l-7 9 l-7 -9 z'>"
                 f"<title>paper: {rate.paper:.0%}</title></path>"
             )
+        parts.append(
+            f"<circle class='dot c0' cx='{px(rate.rate):.1f}' cy='{y}' r='6'>"
+            f"<title>{escape(rate.name)}: {rate.rate:.0%} ({rate.low:.0%} to {rate.high:.0%})</title></circle>"
+        )
         if rate.random is not None:
             x = px(rate.random)
             parts.append(
                 f"<path class='mark random' d='M{x - 6:.1f} {y - 6} l12 12 m0 -12 l-12 12'>"
                 f"<title>random: {rate.random:.0%}</title></path>"
             )
-        parts.append(
-            f"<circle class='dot c0' cx='{px(rate.rate):.1f}' cy='{y}' r='6'>"
-            f"<title>{escape(rate.name)}: {rate.rate:.0%} ({rate.low:.0%} to {rate.high:.0%})</title></circle>"
-        )
     marks = [("key dot c0", "this run, with 95 % interval")]
     marks += [("key random", "random actions")] if any(rate.random is not None for rate in rates) else []
     marks += [("key paper", "paper, 7B model, other data")] if any(rate.paper is not None for rate in rates) else []

@@ -16,8 +16,10 @@ from typing import Any
 from blm.model.errors import UserError
 from blm.pipelines import report_sections as sections
 from blm.pipelines.report_page import page
+from blm.pipelines.report_results import digital, physical
+from blm.pipelines.report_videos import videos
 from blm.pipelines.show import duration
-from blm.pipelines.workspace import StageContext, read_manifest
+from blm.pipelines.workspace import StageContext, read_json_if_there, read_manifest
 
 VERSION = 1
 
@@ -44,9 +46,9 @@ def report(config: ReportConfig, context: StageContext) -> dict[str, Any]:
     manifests = {name: manifest for name, folder in folders.items() if (manifest := read_manifest(folder)) is not None}
     evaluate = folders.get("evaluate", Path("absent"))
     parts = [
-        sections.physical(evaluate),
-        sections.videos(evaluate, per_cell=config.videos_per_cell, budget_mb=config.video_budget_mb),
-        sections.digital(evaluate),
+        physical(evaluate),
+        videos(evaluate, per_cell=config.videos_per_cell, budget_mb=config.video_budget_mb),
+        digital(evaluate),
         sections.probe(folders.get("intents", Path("absent"))),
         sections.training(folders),
         sections.demonstrations(manifests["collect"]["summary"]) if "collect" in manifests else None,
@@ -80,10 +82,10 @@ def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], eval
         gpu = f", {escape(machine['gpu'])}" if machine.get("gpu") else ", no GPU"
         facts.append(f"{escape(machine['cpu'])}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB{gpu}")
     tiles = [(f"{c['rate']:.0%}", f"{c['cell']} on {c['episodes']} unseen seeds") for c in _own_cells(evaluate)[:4]]
-    digital = (sections.load(evaluate / "digital.json") or {}).get("categories", [])
-    asked = sum(c["n"] for c in digital)
+    answers = (read_json_if_there(evaluate / "digital.json") or {}).get("categories", [])
+    asked = sum(c["n"] for c in answers)
     if asked:
-        tiles.append((f"{sum(c['after'] * c['n'] for c in digital) / asked:.0%}", f"of {asked} held-out questions"))
+        tiles.append((f"{sum(c['after'] * c['n'] for c in answers) / asked:.0%}", f"of {asked} held-out questions"))
     if manifests:
         tiles.append((duration(sum(m["wall_s"] for m in manifests.values())), "for all stages"))
         peak = max(m.get("peak_memory_gb", 0.0) for m in manifests.values())
@@ -96,5 +98,5 @@ def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], eval
 
 def _own_cells(evaluate: Path) -> list[dict[str, Any]]:
     """The trained policy's cells of an evaluation."""
-    cells = (sections.load(evaluate / "summary.json") or {}).get("cells", [])
+    cells = (read_json_if_there(evaluate / "summary.json") or {}).get("cells", [])
     return [c for c in cells if c["policy"] != "random"]

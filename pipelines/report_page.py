@@ -1,7 +1,7 @@
 """The frame of the report: one HTML page that needs nothing but itself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -67,6 +67,17 @@ def _is_number(value: object) -> bool:
     if isinstance(value, Html):
         return value.right
     return isinstance(value, (int, float)) or (isinstance(value, str) and bool(MEASURE.fullmatch(value)))
+
+
+def percent(share: float | None) -> object:
+    """75 %, or nothing."""
+    return None if share is None else Html(text=f"{100 * share:.0f}&thinsp;%", right=True)
+
+
+def counts(reasons: Mapping[str, int]) -> str | None:
+    """Reasons by how often they occurred."""
+    ordered = sorted(reasons.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in ordered) or None
 
 
 def note(text: str) -> str:

@@ -60,6 +60,10 @@ class Stage2Config:
 
 def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:
     """Train, and write `model/` (the deployable checkpoint) and `metrics.json` (curves)."""
+    if config.batch < context.resources.train_workers:
+        raise UserError(
+            f"stage2.batch is {config.batch}; {context.resources.train_workers} workers need a row each at least"
+        )
     probe = read_json(context.inputs["intents"] / "probe.json")
     datasets = datasets_of(context.inputs["render"])
     index = {robot: read_json(context.inputs["intents"] / robot / "index.json") for robot in datasets}

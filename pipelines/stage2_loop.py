@@ -87,7 +87,14 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
     device = next(policy.parameters()).device
     optimizer = make_optimizer(policy, learning_rate=stage["learning_rate"], weight_decay=stage["weight_decay"])
     schedule = cosine_schedule(optimizer, steps=stage["steps"], warmup=stage["warmup"], floor=0.05)
-    progress: dict[str, Any] = {"step": 0, "curve": [], "validation": [], "seconds": 0.0}
+    progress: dict[str, Any] = {
+        "step": 0,
+        "curve": [],
+        "validation": [],
+        "seconds": 0.0,
+        "sums": [0.0] * len(KEYS),
+        "counted": 0,
+    }
     average = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     if saved := workers.load_checkpoint(path):
         workers.load_full_state(wrapped, optimizer, saved)
@@ -99,7 +106,7 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
     autocast = mixed_precision(device, _precision(config, device))
     current = policy.state_dict()  # the live weights, not a copy
     spent, started, last_save, first = progress["seconds"], time.monotonic(), time.monotonic(), progress["step"]
-    sums, counted = torch.zeros(len(KEYS), device=device), 0
+    sums, counted = torch.tensor(progress["sums"], device=device), progress["counted"]
     wrapped.train()
     for step in range(first, stage["steps"]):
         order = row_order(len(data.train_rows), step * stage["batch"], stage["batch"], config["seed"])
@@ -129,6 +136,7 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
             progress["validation"].append({"step": step + 1} | _validate(policy, average, data, device))
         if ((step + 1) % 10 == 0 and workers.agree(now - last_save > stage["checkpoint_every_s"])) or last:
             state = workers.full_state(wrapped, optimizer)
+            progress |= {"sums": sums.tolist(), "counted": counted}
             workers.save_checkpoint(
                 path, state | {"schedule": schedule.state_dict(), "progress": progress, "average": average}
             )

@@ -109,6 +109,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error})") from error
 
 
+def read_json_if_there(path: Path) -> Any:
+    """Read JSON, or None without the file. UserError if it is damaged."""
+    return read_json(path) if path.exists() else None
+
+
 def list_files(folder: Path) -> list[dict[str, Any]]:
     """Every output file of a stage folder as {"path", "bytes", "sha256"}, sorted by path; bookkeeping left out."""
     entries = []

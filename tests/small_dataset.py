@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from blm.actors.sim.world import WorldConfig
-from blm.model.embodiments import get_embodiment
+from blm.model.embodiments import Embodiment, get_embodiment
 from blm.pipelines.datasets.lerobot_stats import picture_histogram
 from blm.pipelines.datasets.lerobot_writer import EpisodeFrames, write_lerobot
 from blm.pipelines.render import RenderConfig, dataset_features
@@ -17,25 +17,25 @@ WORLD = WorldConfig(cells=("panda/PushCube",), cameras=("front",), image_px=SIDE
 FRAMES = 12
 
 
-def write_dataset(root: Path, episodes: int = 20, seed: int = 0) -> Path:
+def write_dataset(root: Path, episodes: int = 20, seed: int = 0, robot: str = "panda") -> Path:
     """Episodes of FRAMES frames of one square at a place that differs by episode; actions point to it."""
-    body = get_embodiment("panda")
+    body = get_embodiment(robot)
     rng = np.random.default_rng(seed)
     write_lerobot(
         root,
-        robot_type="panda",
+        robot_type=robot,
         fps=10,
         features=dataset_features(body, WORLD, RenderConfig()),
-        episodes=[_episode(rng, number, body.state_dim, body.action_dim) for number in range(episodes)],
+        episodes=[_episode(rng, number, body) for number in range(episodes)],
     )
     return root
 
 
-def _episode(rng: np.random.Generator, number: int, state_dim: int, action_dim: int) -> EpisodeFrames:
+def _episode(rng: np.random.Generator, number: int, body: Embodiment) -> EpisodeFrames:
     place = rng.uniform(-0.15, 0.15, 2)
     pictures = [_png(_picture(place)) for _ in range(FRAMES)]
-    state = rng.normal(0, 0.1, (FRAMES, state_dim)).astype(np.float32)
-    chunk = np.repeat(state[:, None], 16, axis=1)[..., :action_dim] + place[0].astype(np.float32)
+    state = rng.normal(0, 0.1, (FRAMES, body.state_dim)).astype(np.float32)
+    chunk = np.repeat(state[:, None], 16, axis=1)[..., : body.action_dim] + place[0].astype(np.float32)
     is_pad = np.arange(16)[None] + 2 * np.arange(FRAMES)[:, None] >= 2 * (FRAMES - 1)
     positions = np.concatenate([np.zeros(3), [*place, 0.02], [*(place + 0.1), 0.0]]).astype(np.float32)
     return EpisodeFrames(
@@ -50,7 +50,7 @@ def _episode(rng: np.random.Generator, number: int, state_dim: int, action_dim: 
         },
         pictures={"observation.images.front": pictures},
         histograms={"observation.images.front": picture_histogram(pictures)},
-        extra={"cell": "panda/PushCube", "seed": number, "geometry": "lite"},
+        extra={"cell": f"{body.name}/PushCube", "seed": number, "geometry": "lite"},
     )
 
 

@@ -1,12 +1,17 @@
 """The deployable checkpoint and the policy loaded from it."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from blm.model.checkpoint import Contract, read_contract, write_checkpoint
+from blm.model.embodiments import get_embodiment
 from blm.model.errors import UserError
 from blm.model.intents import IntentExtractor
 from blm.model.normalize import EmbodimentStatistics, Quantiles
@@ -144,3 +149,61 @@ def test_altered_statistics_and_damaged_weights_are_told(checkpoint, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"policy.safetensors cannot be loaded"):
         BlmPolicy.load(damaged)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"policy.safetensors cannot be loaded"):
+        BlmPolicy.load(damaged)
+
+
+def test_parts_of_two_checkpoints_do_not_mix(checkpoint, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(checkpoint, mixed)
+    weights = load_file(mixed / "policy.safetensors")
+    weights["no_state"] = weights["no_state"] + 1
+    save_file(weights, mixed / "policy.safetensors")
+    with pytest.raises(UserError, match="not of one checkpoint"):
+        BlmPolicy.load(mixed)
+    shutil.copyfile(checkpoint / "policy.safetensors", mixed / "policy.safetensors")
+    mllm = load_file(mixed / "model.safetensors")
+    next(iter(mllm.values())).view(-1)[0] += 1
+    (mixed / "model.safetensors").unlink()  # it may be a link to the original
+    save_file(mllm, mixed / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not those the policy was trained on"):
+        BlmPolicy.load(mixed)
+
+
+def test_the_index_names_the_models_own_weights_alone(checkpoint):
+    index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
+    with safe_open(checkpoint / "model.safetensors", "pt") as tensors:
+        assert index["weight_map"] == dict.fromkeys(tensors.keys(), "model.safetensors")
+
+
+def test_a_checkpoint_is_replaced_as_a_whole_and_leaves_nothing_behind(checkpoint, tiny_mllm, tmp_path):
+    contract = read_contract(checkpoint)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "leftover").write_text("of a killed attempt")
+    write_checkpoint(folder, tiny_mllm, contract, contract.build_policy().state_dict())
+    assert read_contract(folder) == contract
+    assert not (folder / "leftover").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_joint_targets_stay_within_the_robots_limits(checkpoint):
+    policy = BlmPolicy.load(checkpoint)
+    body = get_embodiment("panda")
+    at_the_end = np.array([*body.joint_upper_rad, 1.0], dtype=np.float32)
+    actions = policy.infer(replace(observation(1), state=at_the_end)).actions
+    assert (actions[:, :-1] <= np.float32(body.joint_upper_rad)).all()
+    assert (actions[:, :-1] == np.float32(body.joint_upper_rad)).any()
+
+
+def test_no_observations_need_no_answer(checkpoint):
+    assert BlmPolicy.load(checkpoint).infer_batch([], []) == []
+
+
+def test_a_robot_it_was_not_trained_for_is_refused(checkpoint):
+    seen = Observation(
+        images=observation(1).images, state=np.zeros(8, np.float32), instruction="go", embodiment="xarm7"
+    )
+    with pytest.raises(UserError, match="not trained for 'xarm7'; it knows panda, xarm6"):
+        BlmPolicy.load(checkpoint).infer(seen)

@@ -46,3 +46,21 @@ def test_relative_chunks_invert_and_keep_the_gripper_absolute():
     assert np.allclose(relative[..., :7], chunk[..., :7] - state[:, None, :7])
     assert np.allclose(relative[..., 7], chunk[..., 7] * 2 - 1)
     assert np.allclose(absolute_chunk(relative, state), chunk, atol=1e-6)
+
+
+def test_a_dimension_that_rarely_moves_is_scaled_by_its_extremes():
+    values = np.zeros((1000, 1))
+    values[:5] = 1.0  # a gripper that opens in half a per cent of the data
+    q = Quantiles.of(values)
+    assert np.allclose(q.normalize(values[:6, 0:1]).ravel(), [1, 1, 1, 1, 1, -1])
+    assert np.allclose(q.unnormalize(np.array([[1.0], [-1.0]])).ravel(), [1, 0])
+
+
+def test_trembling_is_not_blown_up():
+    values = 0.3 + np.random.default_rng(0).normal(0, 1e-5, (1000, 1))
+    assert not Quantiles.of(values).normalize(values).any()
+
+
+def test_outliers_are_kept_up_to_the_clip():
+    q = Quantiles(low=(-1.0,), high=(1.0,))
+    assert np.allclose(q.normalize(np.array([[1.2], [9.0], [-9.0]])).ravel(), [1.2, CLIP, -CLIP])

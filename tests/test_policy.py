@@ -1,11 +1,15 @@
 """The policy: parity of batches, gradients where they belong, no leak of the future, and it learns."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from blm.model.embodiments import get_embodiment
+from blm.model.embodiments import EMBODIMENTS, get_embodiment
 from blm.model.errors import UserError
+from blm.model.optim import cosine_schedule, make_optimizer
 from blm.model.policy import Policy, PolicyBatch, PolicyConfig, PolicyGroup
+from blm.model.training import mixed_precision, step_generator
 
 WIDTH, TOKENS = 24, 10
 CONFIG = PolicyConfig(width=32, blocks=4, heads=2, latents=3, head_hidden=32, future_block=2, state_dropout=0.0)
@@ -118,6 +122,69 @@ def test_without_the_future_loss_its_tokens_do_not_exist():
     assert torch.equal(losses["loss"], losses["flow"])
 
 
+def test_a_lost_token_and_noise_are_drawn_in_training_alone():
+    policy = make_policy(replace(CONFIG, intent_dropout=0.5, intent_noise=0.3))
+    plain = make_policy(CONFIG)
+    batch = make_batch(make_group("panda", 4, 1))
+
+    def flow(model: Policy, seed: int = 0) -> torch.Tensor:
+        return model(batch, torch.Generator().manual_seed(seed))["flow"]
+
+    assert not torch.equal(flow(policy), flow(plain))
+    assert torch.equal(flow(policy), flow(policy))
+    assert torch.isfinite(flow(make_policy(replace(CONFIG, intent_dropout=0.999))))
+    assert torch.equal(flow(policy.eval()), flow(plain.eval()))
+
+
+def test_states_are_dropped_in_training_alone():
+    policy = make_policy(replace(CONFIG, state_dropout=0.9))
+    batch = make_batch(make_group("panda", 8, 1))
+    training = policy.train()(batch, torch.Generator().manual_seed(0))["flow"]
+    evaluating = policy.eval()(batch, torch.Generator().manual_seed(0))["flow"]
+    never = make_policy(CONFIG)(batch, torch.Generator().manual_seed(0))["flow"]
+    assert torch.equal(evaluating, never)
+    assert not torch.equal(training, never)
+
+
+def test_the_held_out_numbers_tell_a_collapsed_target():
+    policy = make_policy().eval()
+    batch = make_batch(make_group("panda", 6, 1))
+    healthy = policy(batch, torch.Generator().manual_seed(0))
+    assert healthy["target_std"] > 0.05
+    assert healthy["copy"] > 0
+    still = replace(batch, future_intents=batch.intents, future_mask=batch.mask)
+    assert abs(policy(still, torch.Generator().manual_seed(0))["copy"]) < 1e-5
+    for layer in policy.target_bridge.layers:
+        torch.nn.init.zeros_(layer.cross.out.weight)
+    assert policy(batch, torch.Generator().manual_seed(0))["target_std"] < 1e-3
+
+
+def test_bfloat16_products_give_nearly_the_same_losses_and_float32_gradients():
+    policy = make_policy()
+    batch = make_batch(make_group("panda", 8, 1), make_group("xarm6", 8, 2))
+    exact = policy(batch, torch.Generator().manual_seed(0))
+    with mixed_precision(torch.device("cpu"), "bfloat16"):
+        rough = policy(batch, torch.Generator().manual_seed(0))
+    for key in ("flow", "future"):
+        assert rough[key].dtype == torch.float32
+        assert rough[key].item() == pytest.approx(exact[key].item(), rel=0.03)
+    rough["loss"].backward()
+    assert policy.bridge.project.weight.grad.dtype == torch.float32
+
+
+def test_the_papers_size_builds_without_memory():
+    with torch.device("meta"):
+        config = PolicyConfig(
+            width=768, blocks=16, heads=12, latents=32, bridge_layers=4, head_hidden=1024, future_block=12
+        )
+        policy = Policy(config, embodiments=tuple(EMBODIMENTS), intent_width=3584, max_tokens=200)
+    millions = sum(p.numel() for p in policy.parameters() if p.requires_grad) / 1e6
+    assert 150 < millions < 350
+    assert all(p.is_meta for p in policy.parameters())
+    body = get_embodiment("widowx_ai")
+    assert policy.robots["widowx_ai"].action_decoder[-1].weight.shape[0] == body.action_dim
+
+
 def test_several_draws_share_the_observation_and_average_its_loss():
     policy = make_policy().eval()
     group = make_group("panda", 2, 1)
@@ -171,8 +238,41 @@ def test_it_learns_chunks_that_the_picture_decides():
     assert (chunks - actions).abs().mean() < 0.4 * actions.abs().mean()
 
 
+def test_it_memorises_a_few_chunks_and_samples_them_back():
+    torch.manual_seed(1)
+    config = PolicyConfig(width=48, blocks=4, heads=2, latents=3, head_hidden=48, future_block=2)
+    policy = Policy(config, embodiments=("panda",), intent_width=WIDTH, max_tokens=TOKENS)
+    rows, mask = 16, torch.ones(16, TOKENS, dtype=torch.bool)
+    intents, state = torch.randn(rows, TOKENS, WIDTH), torch.zeros(rows, 8)
+    growing = torch.linspace(0.2, 1, config.chunk)[:, None]
+    actions = (intents[:, 3] @ torch.randn(WIDTH, 8) / WIDTH**0.5).tanh()[:, None] * growing
+    is_pad = torch.zeros(rows, config.chunk, dtype=torch.bool)
+    group = PolicyGroup(embodiment="panda", state=state, actions=actions, is_pad=is_pad)
+    batch = PolicyBatch(groups=[group], intents=intents, mask=mask, future_intents=intents, future_mask=mask)
+    steps = 300
+    optimizer = make_optimizer(policy, learning_rate=3e-3, weight_decay=1e-4)
+    schedule = cosine_schedule(optimizer, steps=steps, warmup=20, floor=0.05)
+    losses = []
+    for step in range(steps):
+        flow = policy(batch, step_generator(0, step, 0))["flow"]
+        optimizer.zero_grad()
+        flow.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(flow.item())
+    assert sum(losses[-10:]) / 10 < losses[0] / 10
+    noise = torch.randn(rows, config.chunk, 8, generator=torch.Generator().manual_seed(0))
+    sampled = policy.eval().sample("panda", state, intents, mask, noise, 4)
+    assert (sampled - actions).abs().mean() < 0.05 * (actions.max() - actions.min())
+
+
 def test_impossible_sizes_are_refused():
     with pytest.raises(UserError, match="not divisible"):
         PolicyConfig(width=30, heads=4)
     with pytest.raises(UserError, match="future_block 9"):
         PolicyConfig(future_block=9)
+    with pytest.raises(UserError, match=r"state_dropout is 1\.0"):
+        PolicyConfig(state_dropout=1.0)
+    with pytest.raises(UserError, match="intent_noise"):
+        PolicyConfig(intent_noise=-0.1)

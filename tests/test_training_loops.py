@@ -181,6 +181,8 @@ def test_stage2_learns_and_resumes_bitwise(process_group, stage2_config, tmp_pat
     stage2_loop.train(again)
     resumed = json.loads((tmp_path / "again/metrics.json").read_text())
     assert resumed["validation"] == undisturbed["validation"]
+    for ours, theirs in zip(resumed["curve"], undisturbed["curve"], strict=True):
+        assert (ours["flow"], ours["future"]) == (theirs["flow"], theirs["future"])
     first, second = ((tmp_path / out / "model/policy.safetensors").read_bytes() for out in ("out", "again"))
     assert first == second
 
