@@ -30,6 +30,8 @@ from blm.pipelines.workspace import StageContext
 VERSION = 1
 
 SPLITS = ("train", "test")
+FILES = 12
+"""Files of demonstrations that one piece of work draws from, where there are so many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +107,7 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
 
 
 def _scene_items(config: CorporaConfig, context: StageContext, parts: Path) -> list[dict[str, Any]]:
-    """Pieces of work: up to `scenes_per_file` scenes of one cell and split, and one file of demonstrations to
-    draw from.
-    """
+    """Pieces of work: up to `scenes_per_file` scenes of one cell and split, and the demonstrations to draw from."""
     cells = context.world.parsed_cells()
     items = []
     for split, total in zip(SPLITS, (config.scenes, config.test_scenes), strict=True):
@@ -125,7 +125,7 @@ def _scene_items(config: CorporaConfig, context: StageContext, parts: Path) -> l
                         "cell_index": k,
                         "first": first,
                         "count": min(config.scenes_per_file, n - first),
-                        "source": str(sources[i % len(sources)]) if sources else "",
+                        "sources": [str(sources[(i + j) % len(sources)]) for j in range(min(FILES, len(sources)))],
                         "part": str(parts / f"{split}-{cell.slug}-{i:04d}.parquet"),
                     }
                 )

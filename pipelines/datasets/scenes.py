@@ -29,6 +29,8 @@ TEST_EPISODE_EVERY = 10
 """Demonstrations whose seed is one less than a multiple of this lend scenes to the test split only, all
 others to training.
 """
+KEPT_FILES = 50
+"""Files of demonstrations a worker keeps in memory, each a few hundred kilobytes."""
 
 PART_SCHEMA = pa.schema(
     [
@@ -58,12 +60,24 @@ class SceneWorker:
         self.compose_config = ComposeConfig(episode_share=config.episode_share, move_share=config.move_share)
         self.renderer = Renderer(world)
         self.seed = seed
+        self._opened: dict[str, list[Episode]] = {}
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        episodes = _episodes(item["source"], item["split"])
+        episodes = [episode for source in item["sources"] for episode in self._episodes(source, item["split"])]
         rows = [self._scene(item, item["first"] + i, episodes) for i in range(item["count"])]
         write_table(Path(item["part"]), pa.Table.from_pylist(rows, schema=PART_SCHEMA))
         return {"part": item["part"], "scenes": len(rows)}
+
+    def _episodes(self, source: str, split: str) -> "list[Episode]":
+        """A file's demonstrations that belong to a split. The files read last are kept: pieces of work share them."""
+        from blm.actors.sim.episode import read_episodes
+
+        if source not in self._opened:
+            if len(self._opened) == KEPT_FILES:
+                del self._opened[next(iter(self._opened))]
+            self._opened[source] = read_episodes(Path(source))
+        lent_to_test = TEST_EPISODE_EVERY - 1
+        return [e for e in self._opened[source] if (e.seed % TEST_EPISODE_EVERY == lent_to_test) == (split == "test")]
 
     def _scene(self, item: dict[str, Any], index: int, episodes: "Sequence[Episode]") -> dict[str, Any]:
         """Scene number `index` of a cell and split: the same whichever worker makes it."""
@@ -95,18 +109,6 @@ class SceneWorker:
             "success": env.success(),
             "color": color,
         }
-
-
-def _episodes(source: str, split: str) -> "list[Episode]":
-    """A file's demonstrations that belong to a split; none without a file."""
-    if not source:
-        return []
-    from blm.actors.sim.episode import read_episodes
-
-    for_test = split == "test"
-    return [
-        e for e in read_episodes(Path(source)) if (e.seed % TEST_EPISODE_EVERY == TEST_EPISODE_EVERY - 1) == for_test
-    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
