@@ -31,9 +31,18 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+def resolve_precision(precision: Precision, dtype: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What a stage's `precision` comes to on a device whose resources say `dtype`: `auto` follows `dtype`, and takes
+    bfloat16 on CPUs that are fast with it.
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if dtype == "bfloat16" or (device.type == "cpu" and fast_bfloat16(device)) else "float32"
+
+
+def mixed_precision(device: torch.device, precision: Literal["float32", "bfloat16"]) -> AbstractContextManager[object]:
     """Context for forward passes, which may be entered again: matrix products in `precision`, weights as they are."""
-    if precision == "float32" or (precision == "auto" and not fast_bfloat16(device)):
+    if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 

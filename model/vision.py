@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blm.model.attention import attend
 from blm.model.errors import UserError
 
 PATCH_PX = 14
@@ -79,7 +80,7 @@ def _rotary_tables(visual: nn.Module, rows: int, cols: int, like: Tensor) -> tup
 def _attention(attn: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     n, length, width = hidden.shape
     q, k, v = attn.qkv(hidden).view(n, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    out = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+    out = attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, None)
     return attn.proj(out.transpose(1, 2).reshape(n, length, width))
 
 

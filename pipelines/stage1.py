@@ -14,6 +14,7 @@ from typing import Any, Literal
 from blm.model.backbone import TinyBackboneConfig, build_tiny, make_processor, save_backbone
 from blm.model.errors import UserError
 from blm.model.tokenizer import train_tokenizer
+from blm.model.training import Precision
 from blm.pipelines import sft_data, stage1_loop, workers
 from blm.pipelines.workspace import StageContext, read_json
 
@@ -47,6 +48,8 @@ class Stage1Config:
     """Gradients are clipped to this norm."""
     grounding_weight: float = 1.0
     """Weight of the grounding loss beside the language loss; 0 trains on language alone (published backbones)."""
+    precision: Precision = "auto"
+    """Of matrix products; weights stay float32. auto: as resources.dtype says, and bfloat16 on CPUs that have it."""
     max_length: int = 1024
     """Longest conversation in tokens; a longer one is an error."""
     parallel: Literal["ddp", "fsdp"] = "ddp"

@@ -6,7 +6,7 @@ with the losses it would have had.
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from blm.model.backbone import load_backbone, save_backbone
 from blm.model.optim import cosine_schedule, make_optimizer
 from blm.model.sft import GroundingHead, SftBatch, SftModule, collate, correct_answers
+from blm.model.short_attention import use_short_attention
+from blm.model.training import mixed_precision, resolve_precision
 from blm.pipelines import workers
 from blm.pipelines.sft_data import RowStore, row_order
 from blm.pipelines.workspace import write_json
@@ -82,14 +84,15 @@ def train(config: dict[str, Any]) -> None:
     mllm, processor = load_backbone(config["start"], device=str(device))
     head = GroundingHead(mllm.config.text_config.hidden_size).to(device) if stage["grounding_weight"] > 0 else None
     module = SftModule(mllm, head)
-    bf16 = config["dtype"] == "bfloat16"
+    precision = resolve_precision(stage["precision"], config["dtype"], device)
+    use_short_attention(mllm.model.language_model)
     checkpoint = out / "train" / "checkpoint.pt"
     saved = workers.load_checkpoint(checkpoint)
     fresh: dict[str, Any] = {"phase": 0, "step": 0, "curve": [], "seconds": 0.0, "before": None}
     training = _Training(
         stage=stage,
         seed=config["seed"],
-        autocast=torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext(),
+        autocast=mixed_precision(device, precision),
         module=module,
         wrapped=workers.parallelise(module, stage["parallel"], list(mllm.model.language_model.layers)),
         rows=RowStore([Path(path) for path in config["train"]]),

@@ -18,7 +18,7 @@ from blm.model.checkpoint import Contract, write_checkpoint
 from blm.model.errors import UserError
 from blm.model.optim import cosine_schedule, make_optimizer
 from blm.model.policy import Policy, PolicyConfig
-from blm.model.training import Precision, ema_update, mixed_precision, step_generator
+from blm.model.training import ema_update, mixed_precision, resolve_precision, step_generator
 from blm.pipelines import workers
 from blm.pipelines.intent_cache import IntentCache
 from blm.pipelines.policy_data import BatchMaker, RobotWindows, load_windows, statistics_of
@@ -73,15 +73,6 @@ def _parallelise(policy: Policy) -> nn.Module:
     return nn.parallel.DistributedDataParallel(policy, find_unused_parameters=several, gradient_as_bucket_view=True)
 
 
-def _precision(config: dict[str, Any], device: torch.device) -> Precision:
-    """What `stage2.precision` comes to here: `auto` is what the resources say, and on CPUs what is fast."""
-    if config["stage"]["precision"] != "auto":
-        return config["stage"]["precision"]
-    if config["dtype"] == "bfloat16":
-        return "bfloat16"
-    return "auto" if device.type == "cpu" else "float32"
-
-
 def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: BatchMaker, path: Path) -> dict[str, Any]:
     stage, rank, world = config["stage"], dist.get_rank(), dist.get_world_size()
     device = next(policy.parameters()).device
@@ -103,7 +94,7 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
         if rank == 0:
             print(f"[stage2] going on from step {progress['step']}", flush=True)
 
-    autocast = mixed_precision(device, _precision(config, device))
+    autocast = mixed_precision(device, resolve_precision(stage["precision"], config["dtype"], device))
     current = policy.state_dict()  # the live weights, not a copy
     spent, started, last_save, first = progress["seconds"], time.monotonic(), time.monotonic(), progress["step"]
     sums, counted = torch.tensor(progress["sums"], device=device), progress["counted"]

@@ -93,14 +93,23 @@ def test_language_questions_have_one_answer_each():
 
 def test_language_test_questions_are_new_but_their_facts_are_not():
     train, test = language_rows(seed=0)
-    assert (len(train), len(test)) == (660, 65)
-    questions = Counter(row.messages[0]["text"] for row in train + test)
-    assert max(questions.values()) == 1
-    known = {(row.category, row.messages[1]["text"]) for row in train}
-    assert all((row.category, row.messages[1]["text"]) in known for row in test)
-    assert {row.category for row in test} == {row.category for row in train}
+    assert (len(train), len(test)) == (110, 65)
+    asked = [qa for row in train for qa in _questions(row)]
+    new = [qa for row in test for qa in _questions(row)]
+    assert (len(asked), len(new)) == (660, 65)
+    assert max(Counter(text for _, text, _ in asked + new).values()) == 1
+    known = {(topic, answer) for topic, _, answer in asked}
+    assert {(topic, answer) for topic, _, answer in new} <= known
+    assert {topic for topic, _, _ in new} == {topic for topic, _, _ in asked}
     for row in train + test:
         validate_row(row)
+
+
+def _questions(row: ChatRow) -> list[tuple[str, str, str]]:
+    """(topic, question, answer) of every turn."""
+    topics = row.meta.get("categories", [row.category])
+    texts = [message["text"] for message in row.messages]
+    return list(zip(topics, texts[::2], texts[1::2], strict=True))
 
 
 def test_language_rows_depend_on_the_seed_alone():

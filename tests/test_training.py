@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from blm.model.training import ema_update, fast_bfloat16, mixed_precision, step_generator
+from blm.model.training import ema_update, fast_bfloat16, mixed_precision, resolve_precision, step_generator
 
 CPU = torch.device("cpu")
 
@@ -34,13 +34,21 @@ def test_float32_is_exact_and_bfloat16_keeps_float32_weights():
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_auto_is_bfloat16_only_where_it_is_fast():
+def test_auto_follows_the_resources_and_takes_bfloat16_where_a_cpu_is_fast_with_it():
+    fast = "bfloat16" if fast_bfloat16(CPU) else "float32"
+    assert resolve_precision("auto", "float32", CPU) == fast
+    assert resolve_precision("auto", "bfloat16", CPU) == "bfloat16"
+    assert resolve_precision("auto", "float32", torch.device("cuda")) == "float32"
+    assert resolve_precision("auto", "bfloat16", torch.device("cuda")) == "bfloat16"
+    assert resolve_precision("float32", "bfloat16", CPU) == "float32"
+
+
+def test_mixed_precision_can_be_entered_at_every_step():
     layer = nn.Linear(8, 8)
-    context = mixed_precision(CPU, "auto")
-    for _ in range(2):  # a loop enters it at every step
+    context = mixed_precision(CPU, "bfloat16")
+    for _ in range(2):
         with context:
-            dtype = layer(torch.randn(2, 8)).dtype
-        assert dtype == (torch.bfloat16 if fast_bfloat16(CPU) else torch.float32)
+            assert layer(torch.randn(2, 8)).dtype == torch.bfloat16
     assert layer(torch.randn(2, 8)).dtype == torch.float32
 
 

@@ -5,7 +5,7 @@ fact is asked in several ways; a share of the (fact, way of asking) pairs is kep
 question is new, while its fact and its way of asking both occur in training, apart from each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from blm.pipelines.datasets.chat import ChatRow, chat_turn
 SOURCE = "language"
 TEST_SHARE = 0.25
 """Share of the facts of which one way of asking is held out."""
+TURNS = 6
+"""Questions in a training conversation: about as long as one about a picture, so that batches need little padding."""
 
 OPPOSITES = (
     "hot cold,big small,fast slow,open closed,up down,left right,day night,wet dry,full empty,early late,hard soft,"
@@ -135,20 +137,30 @@ def _sequences() -> Iterator[Fact]:
 
 
 def language_rows(seed: int) -> tuple[list[ChatRow], list[ChatRow]]:
-    """All training rows and all test rows, one question each; no question is in both."""
+    """All training conversations, of `TURNS` questions each, and all test rows, one question each; no question is
+    in both.
+    """
     rng = np.random.default_rng([seed, 19])
-    train: list[ChatRow] = []
-    test: list[ChatRow] = []
+    train: list[tuple[str, str, str]] = []
+    test: list[tuple[str, str, str]] = []
     for fact in facts():
         held_out = int(rng.integers(len(fact.questions))) if rng.random() < TEST_SHARE else None
         for i, text in enumerate(fact.questions):
-            rows, split = (test, "test") if i == held_out else (train, "train")
-            rows.append(
-                ChatRow(
-                    id=f"{SOURCE}-{split}-{len(rows):06d}",
-                    source=SOURCE,
-                    category=fact.topic,
-                    messages=chat_turn(text, fact.answer),
-                )
-            )
-    return train, test
+            (test if i == held_out else train).append((fact.topic, text, fact.answer))
+    order = rng.permutation(len(train))
+    talks = [[train[i] for i in order[first : first + TURNS]] for first in range(0, len(train), TURNS)]
+    return [_row("train", i, talk) for i, talk in enumerate(talks)], [
+        _row("test", i, [qa]) for i, qa in enumerate(test)
+    ]
+
+
+def _row(split: str, number: int, turns: Sequence[tuple[str, str, str]]) -> ChatRow:
+    """A conversation of (topic, question, answer) turns."""
+    topics = [topic for topic, _, _ in turns]
+    return ChatRow(
+        id=f"{SOURCE}-{split}-{number:06d}",
+        source=SOURCE,
+        category=topics[0] if len(topics) == 1 else "mixed",
+        messages=tuple(message for _, text, answer in turns for message in chat_turn(text, answer)),
+        meta={"categories": topics} if len(topics) > 1 else {},
+    )
