@@ -1,7 +1,7 @@
 """The configuration of a run: what each stage declares beside its code, composed, and filled from a preset.
 
 A preset is a YAML file with one group of options a stage; `--set stage1.steps=500` overrides single options. The
-defaults everywhere are those of the `tiny` preset, which is therefore almost empty. Importing this module imports
+defaults are what suits the `tiny` preset, which is therefore short. Importing this module imports
 every stage, and with them PyTorch: commands that need no configuration do not import it.
 """
 

@@ -38,7 +38,7 @@ FILES = 12
 class CorporaConfig:
     """How many scenes, of which kinds, and how many questions about each."""
 
-    scenes: int = 3000
+    scenes: int = 6000
     """Training scenes over all cells; one conversation each."""
     test_scenes: int = 200
     """Test scenes over all cells."""
@@ -52,15 +52,17 @@ class CorporaConfig:
     """Share of the scenes that are moments of demonstrations."""
     move_share: float = 0.7
     """Share of the other scenes in which the arm takes a random posture."""
-    recolor_share: float = 0.15
+    recolor_share: float = 0.2
     """Share of the scenes whose object is repainted, so that its colour has to be seen."""
+    language_copies: int = 6
+    """How many times each plain question without a picture occurs; there are few hundred, and facts need repeating."""
     image_format: Literal["png", "jpeg"] = "png"
     """How pictures are stored."""
     scenes_per_file: int = 100
     """Scenes rendered as one piece of work and stored in one file."""
 
     def __post_init__(self) -> None:
-        for name in ("scenes", "test_scenes", "test_questions", "scenes_per_file"):
+        for name in ("scenes", "test_scenes", "test_questions", "language_copies", "scenes_per_file"):
             if getattr(self, name) < 1:
                 raise UserError(f"corpora.{name} is {getattr(self, name)}; give 1 or more")
         if self.turns < len(LOCATIONS):
@@ -92,7 +94,7 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
         shutil.rmtree(context.out / split, ignore_errors=True)
     arguments = {"seed": context.seed}
     list(map_items(plans, ConversationWriter, arguments=arguments, workers=context.resources.actors))
-    for split, rows in zip(SPLITS, language_rows(context.seed), strict=True):
+    for split, rows in zip(SPLITS, language_rows(context.seed, config.language_copies), strict=True):
         write_chat(context.out / split / "language-0000.parquet", rows)
     summary: dict[str, Any] = {split: describe(context.out / split) for split in SPLITS}
     for split in SPLITS:

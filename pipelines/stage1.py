@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from blm.model.backbone import TinyBackboneConfig, build_tiny, make_processor, save_backbone
 from blm.model.errors import UserError
+from blm.model.optim import OptimizerName
 from blm.model.tokenizer import train_tokenizer
 from blm.model.training import Precision
 from blm.pipelines import sft_data, stage1_loop, workers
@@ -30,16 +31,18 @@ class Stage1Config:
     name."""
     tiny: TinyBackboneConfig = field(default_factory=TinyBackboneConfig)
     """Size of the tiny backbone."""
-    vision_steps: int = 250
+    vision_steps: int = 600
     """Warm-up steps of a tiny backbone's vision tower on the grounding loss alone."""
-    vision_batch: int = 64
+    vision_batch: int = 48
     """Rows a step of the warm-up."""
-    steps: int = 1500
+    steps: int = 700
     """Optimiser steps on conversations."""
     batch: int = 32
     """Conversations a step, over all workers."""
-    learning_rate: float = 1e-3
-    """Peak; linear warm-up over `warmup` steps, then cosine to 5 % of it."""
+    optimizer: OptimizerName = "muon"
+    """`muon` for the blocks' matrices of a backbone made from scratch; `adamw` alone fine-tunes published ones."""
+    learning_rate: float = 2e-3
+    """AdamW's peak (Muon's is three times that); linear warm-up over `warmup` steps, then cosine to 5 % of it."""
     warmup: int = 40
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -60,6 +63,8 @@ class Stage1Config:
     """Seconds between training checkpoints."""
 
     def __post_init__(self) -> None:
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise UserError("stage1.optimizer muon needs whole matrices; set it to adamw, or stage1.parallel to ddp")
         for name in ("steps", "batch", "vision_batch", "max_length", "eval_rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"stage1.{name} is {getattr(self, name)}; give 1 or more")

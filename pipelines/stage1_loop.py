@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from blm.model.backbone import load_backbone, save_backbone
-from blm.model.optim import cosine_schedule, make_optimizer
+from blm.model.optim import ScheduledOptimizers, make_optimizers
 from blm.model.sft import GroundingHead, SftBatch, SftModule, collate, correct_answers
 from blm.model.short_attention import use_short_attention
 from blm.model.training import mixed_precision, resolve_precision
@@ -139,13 +139,10 @@ def _whole_state(mllm: nn.Module) -> dict[str, torch.Tensor]:
 def _run_phase(training: _Training, phase: _Phase, saved: dict[str, Any] | None) -> None:
     """Train one phase to its end, from its beginning or from what was `saved` in its midst."""
     stage, progress, wrapped = training.stage, training.progress, training.wrapped
-    optimizer = make_optimizer(
-        training.module, learning_rate=stage["learning_rate"], weight_decay=stage["weight_decay"]
-    )
-    schedule = cosine_schedule(optimizer, steps=max(phase.steps, 1), warmup=stage["warmup"], floor=0.05)
+    optimizers = _optimizers(training.module, phase, stage)
     if saved is not None:
-        workers.load_full_state(wrapped, optimizer, saved)
-        schedule.load_state_dict(saved["schedule"])
+        workers.load_full_state(wrapped, optimizers.parts, saved)
+        optimizers.load_schedule_state(saved["schedule"])
     losses, counted = torch.zeros(2, device=training.device), 0
     first, spent, started, last_save = progress["step"], progress["seconds"], time.monotonic(), time.monotonic()
     wrapped.train()
@@ -153,11 +150,10 @@ def _run_phase(training: _Training, phase: _Phase, saved: dict[str, Any] | None)
         with training.autocast:
             language, grounding = wrapped(_batch(training, phase, step), phase.vision_only)
             loss = language + stage["grounding_weight"] * grounding
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(wrapped.parameters(), stage["clip_norm"])
-        optimizer.step()
-        schedule.step()
+        optimizers.step()
         losses += torch.stack([language.detach(), grounding.detach()]).float()
         counted += 1
         now = time.monotonic()
@@ -167,11 +163,23 @@ def _run_phase(training: _Training, phase: _Phase, saved: dict[str, Any] | None)
             _log(training, phase, (losses / counted).tolist(), (step + 1 - first) * phase.batch / (now - started))
             losses, counted = torch.zeros_like(losses), 0
             if last or workers.agree(now - last_save > stage["checkpoint_every_s"]):
-                state = workers.full_state(wrapped, optimizer)
+                state = workers.full_state(wrapped, optimizers.parts)
                 workers.save_checkpoint(
-                    training.checkpoint, state | {"schedule": schedule.state_dict(), "progress": progress}
+                    training.checkpoint, state | {"schedule": optimizers.schedule_state(), "progress": progress}
                 )
                 last_save = now
+
+
+def _optimizers(module: SftModule, phase: _Phase, stage: dict[str, Any]) -> ScheduledOptimizers:
+    """Those of one phase. Muon takes the blocks' matrices; embeddings, patches and heads stay with AdamW."""
+    blocks = [module.mllm.model.visual.blocks, module.mllm.model.language_model.layers]
+    parts = make_optimizers(
+        module,
+        learning_rate=stage["learning_rate"],
+        weight_decay=stage["weight_decay"],
+        muon=blocks if stage["optimizer"] == "muon" else (),
+    )
+    return ScheduledOptimizers(parts, steps=max(phase.steps, 1), warmup=stage["warmup"], floor=0.05)
 
 
 def _batch(training: _Training, phase: _Phase, step: int) -> SftBatch:

@@ -23,7 +23,7 @@ class Stage2Config:
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Size and losses of the policy."""
-    steps: int = 3000
+    steps: int = 1500
     """Optimiser steps."""
     batch: int = 64
     """Windows a step, over all workers."""

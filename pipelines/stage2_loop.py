@@ -16,7 +16,7 @@ from torch import nn
 
 from blm.model.checkpoint import Contract, write_checkpoint
 from blm.model.errors import UserError
-from blm.model.optim import cosine_schedule, make_optimizer
+from blm.model.optim import ScheduledOptimizers, make_optimizers
 from blm.model.policy import Policy, PolicyConfig
 from blm.model.training import ema_update, mixed_precision, resolve_precision, step_generator
 from blm.pipelines import workers
@@ -76,8 +76,8 @@ def _parallelise(policy: Policy) -> nn.Module:
 def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: BatchMaker, path: Path) -> dict[str, Any]:
     stage, rank, world = config["stage"], dist.get_rank(), dist.get_world_size()
     device = next(policy.parameters()).device
-    optimizer = make_optimizer(policy, learning_rate=stage["learning_rate"], weight_decay=stage["weight_decay"])
-    schedule = cosine_schedule(optimizer, steps=stage["steps"], warmup=stage["warmup"], floor=0.05)
+    parts = make_optimizers(policy, learning_rate=stage["learning_rate"], weight_decay=stage["weight_decay"])
+    optimizers = ScheduledOptimizers(parts, steps=stage["steps"], warmup=stage["warmup"], floor=0.05)
     progress: dict[str, Any] = {
         "step": 0,
         "curve": [],
@@ -88,8 +88,8 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
     }
     average = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     if saved := workers.load_checkpoint(path):
-        workers.load_full_state(wrapped, optimizer, saved)
-        schedule.load_state_dict(saved["schedule"])
+        workers.load_full_state(wrapped, optimizers.parts, saved)
+        optimizers.load_schedule_state(saved["schedule"])
         progress, average = saved["progress"], {n: t.to(device, copy=True) for n, t in saved["average"].items()}
         if rank == 0:
             print(f"[stage2] going on from step {progress['step']}", flush=True)
@@ -105,11 +105,10 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
         generator = step_generator(config["seed"], step, rank)
         with autocast:
             losses = wrapped(batch, generator, stage["draws"])
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.zero_grad()
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), stage["clip_norm"])
-        optimizer.step()
-        schedule.step()
+        optimizers.step()
         policy.update_target()
         ema_update(average, current, step, stage["ema"])
         sums += torch.stack([losses[key].detach().float() for key in KEYS])
@@ -126,10 +125,10 @@ def _run(config: dict[str, Any], policy: Policy, wrapped: nn.Module, data: Batch
         if (step + 1) % stage["validate_every"] == 0 or last:
             progress["validation"].append({"step": step + 1} | _validate(policy, average, data, device))
         if ((step + 1) % 10 == 0 and workers.agree(now - last_save > stage["checkpoint_every_s"])) or last:
-            state = workers.full_state(wrapped, optimizer)
+            state = workers.full_state(wrapped, optimizers.parts)
             progress |= {"sums": sums.tolist(), "counted": counted}
             workers.save_checkpoint(
-                path, state | {"schedule": schedule.state_dict(), "progress": progress, "average": average}
+                path, state | {"schedule": optimizers.schedule_state(), "progress": progress, "average": average}
             )
             last_save = now
     return progress | {"average": average}

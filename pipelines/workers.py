@@ -6,7 +6,7 @@ of the controller or of the driver, is the same thing as calling the stage again
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -122,23 +122,23 @@ def inner(module: nn.Module) -> nn.Module:
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
-def full_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def full_state(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """Whole model and optimiser state on rank 0 whatever the sharding; called by every rank."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    model_state, optimizer_state = get_state_dict(inner(module), optimizer, options=options)
+    model_state, optimizer_state = get_state_dict(inner(module), optimizers, options=options)
     return {"model": model_state, "optimizer": optimizer_state}
 
 
-def load_full_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_full_state(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: dict[str, Any]) -> None:
     """Give every rank its part of what `full_state` returned."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     options = StateDictOptions(full_state_dict=True)
     set_state_dict(
         inner(module),
-        optimizer,
+        optimizers,
         model_state_dict=state["model"],
         optim_state_dict=state["optimizer"],
         options=options,

@@ -105,6 +105,16 @@ def test_language_test_questions_are_new_but_their_facts_are_not():
         validate_row(row)
 
 
+def test_copies_ask_the_same_in_other_company():
+    once, tests = language_rows(seed=0)
+    thrice, same_tests = language_rows(seed=0, copies=3)
+    assert same_tests == tests
+    counts = Counter(text for row in thrice for _, text, _ in _questions(row))
+    assert counts == {text: 3 for row in once for _, text, _ in _questions(row)}
+    talks = {tuple(text for _, text, _ in _questions(row)) for row in thrice}
+    assert len(talks) == len(thrice) == 3 * len(once)
+
+
 def _questions(row: ChatRow) -> list[tuple[str, str, str]]:
     """(topic, question, answer) of every turn."""
     topics = row.meta.get("categories", [row.category])

@@ -7,7 +7,7 @@ import torch
 
 from blm.model.embodiments import EMBODIMENTS, get_embodiment
 from blm.model.errors import UserError
-from blm.model.optim import cosine_schedule, make_optimizer
+from blm.model.optim import ScheduledOptimizers, make_optimizers
 from blm.model.policy import Policy, PolicyBatch, PolicyConfig, PolicyGroup
 from blm.model.training import mixed_precision, step_generator
 
@@ -250,16 +250,15 @@ def test_it_memorises_a_few_chunks_and_samples_them_back():
     group = PolicyGroup(embodiment="panda", state=state, actions=actions, is_pad=is_pad)
     batch = PolicyBatch(groups=[group], intents=intents, mask=mask, future_intents=intents, future_mask=mask)
     steps = 300
-    optimizer = make_optimizer(policy, learning_rate=3e-3, weight_decay=1e-4)
-    schedule = cosine_schedule(optimizer, steps=steps, warmup=20, floor=0.05)
+    parts = make_optimizers(policy, learning_rate=3e-3, weight_decay=1e-4)
+    optimizers = ScheduledOptimizers(parts, steps=steps, warmup=20, floor=0.05)
     losses = []
     for step in range(steps):
         flow = policy(batch, step_generator(0, step, 0))["flow"]
-        optimizer.zero_grad()
+        optimizers.zero_grad()
         flow.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizers.step()
         losses.append(flow.item())
     assert sum(losses[-10:]) / 10 < losses[0] / 10
     noise = torch.randn(rows, config.chunk, 8, generator=torch.Generator().manual_seed(0))

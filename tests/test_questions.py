@@ -166,6 +166,14 @@ def test_training_conversations_hold_all_places_and_balanced_choices():
     assert len({tuple(sorted(LOCATIONS, key=categories.index)) for categories in chosen}) == 6  # every order occurs
 
 
+def test_the_task_is_asked_before_other_words_tell_it():
+    scenes = [scene | {"task": ("push cube", "pick cube")[i % 2]} for i, scene in enumerate(lopsided_scenes())]
+    chosen = choose_training_questions(scenes, turns=6, seed=0)
+    asked = [categories for categories in chosen if "task" in categories]
+    assert len(asked) > 20
+    assert all(categories[0] == "task" for categories in asked)
+
+
 def test_test_questions_are_one_place_and_balanced_choices():
     scenes = lopsided_scenes(200)
     chosen = choose_test_questions(scenes, per_scene=3, seed=0)

@@ -14,6 +14,8 @@ from blm.pipelines.datasets.questions import CHOICES, LOCATIONS, POLICY
 
 SLACK = 1.25
 """How many times more often than a category's middle answer any answer may be asked for."""
+TELLTALE = "task"
+"""A category whose answer the words of other questions tell."""
 _SAME = {POLICY: {POLICY, "next_step"}, "next_step": {POLICY, "next_step"}}
 """Categories with the same answer: a conversation asks for it once."""
 
@@ -61,11 +63,14 @@ def _policy_cap(scenes: Sequence[Mapping[str, str]]) -> dict[str, int]:
 
 
 def _shuffled(categories: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Any order, but half of the time the policy's prompt first, right after the pictures, as the policy asks it."""
+    """Any order, but what other questions would give away comes first: the task, which their words for the goal tell.
+    Without it, half of the time the policy's prompt stands first, right after the pictures, as the policy asks it.
+    """
     order = [str(category) for category in rng.permutation(categories)] if categories else []
-    if POLICY in order and rng.random() < 0.5:
-        order.remove(POLICY)
-        order.insert(0, POLICY)
+    first = TELLTALE if TELLTALE in order else POLICY
+    if first in order and (first == TELLTALE or rng.random() < 0.5):
+        order.remove(first)
+        order.insert(0, first)
     return order
 
 

@@ -136,9 +136,9 @@ def _sequences() -> Iterator[Fact]:
                 yield Fact(topic=topic, questions=asked, answer=before)
 
 
-def language_rows(seed: int) -> tuple[list[ChatRow], list[ChatRow]]:
+def language_rows(seed: int, copies: int = 1) -> tuple[list[ChatRow], list[ChatRow]]:
     """All training conversations, of `TURNS` questions each, and all test rows, one question each; no question is
-    in both.
+    in both. Every training question occurs `copies` times, each time in other company.
     """
     rng = np.random.default_rng([seed, 19])
     train: list[tuple[str, str, str]] = []
@@ -147,8 +147,10 @@ def language_rows(seed: int) -> tuple[list[ChatRow], list[ChatRow]]:
         held_out = int(rng.integers(len(fact.questions))) if rng.random() < TEST_SHARE else None
         for i, text in enumerate(fact.questions):
             (test if i == held_out else train).append((fact.topic, text, fact.answer))
-    order = rng.permutation(len(train))
-    talks = [[train[i] for i in order[first : first + TURNS]] for first in range(0, len(train), TURNS)]
+    orders = [rng.permutation(len(train)) for _ in range(copies)]
+    talks = [
+        [train[i] for i in order[first : first + TURNS]] for order in orders for first in range(0, len(train), TURNS)
+    ]
     return [_row("train", i, talk) for i, talk in enumerate(talks)], [
         _row("test", i, [qa]) for i, qa in enumerate(test)
     ]
