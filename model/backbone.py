@@ -5,7 +5,6 @@ A folder written by `save_backbone` is what `transformers` and vLLM load as it i
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,27 +20,10 @@ from transformers import (
 )
 
 from blm.model.errors import UserError
+from blm.model.options import TinyBackboneConfig
 from blm.model.vision import PATCH_PX, TOKEN_PX
 
 SUPPORTED_MODEL_TYPE = "qwen2_5_vl"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TinyBackboneConfig:
-    """A Qwen2.5-VL small enough to train from scratch on two CPU cores."""
-
-    vision_depth: int = 4
-    """Vision blocks, all with full attention."""
-    vision_width: int = 128
-    """Vision hidden size; heads of 32."""
-    depth: int = 4
-    """Language model blocks."""
-    width: int = 192
-    """Language model hidden size; heads of 32, a third of them for keys and values."""
-    vocab_size: int = 1024
-    """Tokens of the tokenizer trained on the corpora."""
-    max_length: int = 2048
-    """Longest sequence the configuration declares."""
 
 
 def tiny_config(config: TinyBackboneConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:

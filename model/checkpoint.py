@@ -24,7 +24,8 @@ from torch import Tensor
 from blm.model.embodiments import CONTROL_HZ, get_embodiment
 from blm.model.errors import UserError
 from blm.model.normalize import EmbodimentStatistics, statistics_from_json, statistics_hash, statistics_to_json
-from blm.model.policy import Policy, PolicyConfig
+from blm.model.options import PolicyConfig
+from blm.model.policy import Policy
 
 FORMAT = 1
 CONTRACT = "blm.json"

@@ -7,14 +7,13 @@ stays with AdamW, as Muon's authors advise.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-OptimizerName = Literal["adamw", "muon"]
 MUON_RATE = 3.0
 """Muon's learning rate, in units of AdamW's: its updates are scaled to the same root mean square, and it bears more."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Precision = Literal["auto", "float32", "bfloat16"]
+from blm.model.options import Precision
 
 
 def step_generator(seed: int, step: int, rank: int) -> torch.Generator:

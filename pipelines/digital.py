@@ -183,11 +183,10 @@ def _ask(
         "dtype": resources.dtype,
         "max_new_tokens": config.max_new_tokens,
     }
-    workers = resources.actors if resources.device == "cpu" else max(resources.num_gpus, 1)
     total = sum(len(item["ids"]) for item in items)
     started_s = said_s = time.perf_counter()
     done = 0
-    for result in map_items(items, AnswerWorker, arguments=arguments, workers=workers):
+    for result in map_items(items, AnswerWorker, arguments=arguments, **resources.model_workers):
         ledger.add(
             {"id": name, "blank": bool(result["blank"]), "answer": answer}
             for name, answer in zip(result["ids"], result["answers"], strict=True)

@@ -9,18 +9,18 @@ training a policy on them is wasted time, and the stage stops.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from blm.model.backbone import load_config
 from blm.model.errors import UserError
-from blm.model.intents import fingerprint
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.lerobot import LeRobotDataset
-from blm.pipelines.intent_cache import INDEX, CacheKey, IntentCache, ShardWriter, dataset_hash, write_index
-from blm.pipelines.probe import MAX_FRAMES, ProbeResult, probe
 from blm.pipelines.workspace import StageContext, read_json, write_json
+
+if TYPE_CHECKING:  # they bring PyTorch along
+    from blm.pipelines.intent_cache import CacheKey, IntentCache
+    from blm.pipelines.probe import ProbeResult
 
 VERSION = 1
 
@@ -56,14 +56,20 @@ def datasets_of(render: Path) -> dict[str, Path]:
     return folders
 
 
-def cache_key(config: IntentsConfig, model_dir: Path, dataset: Path, cameras: tuple[str, ...]) -> CacheKey:
+def cache_key(config: IntentsConfig, model_dir: Path, dataset: Path, cameras: tuple[str, ...]) -> "CacheKey":
     """The key that a cache for this model and dataset must have."""
+    from blm.model.intents import fingerprint
+    from blm.pipelines.intent_cache import CacheKey, dataset_hash
+
     extractor = fingerprint(model_dir, config.layer, config.max_text_tokens)
     return CacheKey(extractor=extractor, cameras=cameras, data=dataset_hash(dataset))
 
 
 def intents(config: IntentsConfig, context: StageContext) -> dict[str, Any]:
     """Write `<robot>/shard-*.arrow` with `index.json`, and `probe.json`. UserError if the gate stays shut."""
+    from blm.model.backbone import load_config
+    from blm.pipelines.intent_cache import IntentCache
+
     model_dir = context.inputs["stage1"] / "model"
     depth = load_config(model_dir).text_config.num_hidden_layers
     if config.layer > depth:
@@ -104,9 +110,11 @@ def intents(config: IntentsConfig, context: StageContext) -> dict[str, Any]:
 
 
 def _build(
-    config: IntentsConfig, context: StageContext, model_dir: Path, dataset_dir: Path, out: Path, key: CacheKey
+    config: IntentsConfig, context: StageContext, model_dir: Path, dataset_dir: Path, out: Path, key: "CacheKey"
 ) -> None:
     """Write the shards that are missing, then the index. Shards of an attempt with another key are not reused."""
+    from blm.pipelines.intent_cache import INDEX, ShardWriter, write_index
+
     if (out / INDEX).is_file() and read_json(out / INDEX)["key"] == key.to_json():
         return  # a stage that was killed later on
     dataset = LeRobotDataset(dataset_dir)
@@ -134,7 +142,7 @@ def _build(
         "device": context.resources.device,
         "dtype": context.resources.dtype,
     }
-    for result in map_items(missing, ShardWriter, arguments=arguments, workers=context.resources.actors):
+    for result in map_items(missing, ShardWriter, arguments=arguments, **context.resources.model_workers):
         done[result["shard"]] = result
         write_json(Path(result["shard"]).with_suffix(".json"), result)
         context.progress(f"{len(done)}/{len(items)} shards, {sum(d['frames'] for d in done.values())} frames")
@@ -143,7 +151,9 @@ def _build(
         Path(item["shard"]).with_suffix(".json").unlink(missing_ok=True)
 
 
-def _probe_cells(dataset: LeRobotDataset, cache: IntentCache) -> list[ProbeResult]:
+def _probe_cells(dataset: LeRobotDataset, cache: "IntentCache") -> "list[ProbeResult]":
+    from blm.pipelines.probe import MAX_FRAMES, probe
+
     results = []
     for cell in sorted({episode.extra["cell"] for episode in dataset.episodes}):
         positions, rows, owners = [], [], []

@@ -9,15 +9,18 @@ assembled by (cell, seed): the result does not depend on the workers.
     blm render --preset tiny
 """
 
+import io
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.embodiments import CONTROL_HZ, Embodiment, get_embodiment
@@ -226,6 +229,7 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
             features=features,
             episodes=_episodes_in_order(places, features),
         )
+        _write_examples(context.out / "examples", places, features)
         size_mb = sum(path.stat().st_size for path in root.rglob("*.parquet")) / 2**20
         summary["datasets"][robot] = {
             "episodes": info["total_episodes"], "frames": info["total_frames"], "size_mb": round(size_mb, 2)
@@ -234,6 +238,17 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
             summary["cells"][cell] = summary["cells"].get(cell, 0) + 1
         context.progress(f"{robot}: {info['total_episodes']} episodes, {info['total_frames']} frames, {size_mb:.1f} MB")
     return summary
+
+
+def _write_examples(folder: Path, places: list[tuple[str, int, Path, int]], features: dict[str, Feature]) -> None:
+    """`<cell>/<camera>.png` of each cell's first frame: something to show to a served model."""
+    for cell, of_cell in groupby(places, key=lambda place: place[0]):
+        _, _, part, row = next(of_cell)
+        first = _from_row(read_table(part).slice(row, 1).to_pylist()[0], features)
+        out = folder / parse_cell(cell).slug
+        out.mkdir(parents=True, exist_ok=True)
+        for name, encoded in first.pictures.items():
+            Image.open(io.BytesIO(encoded[0])).save(out / f"{name.removeprefix(PICTURE_PREFIX)}.png")
 
 
 def _episodes_in_order(

@@ -11,12 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from blm.model.backbone import TinyBackboneConfig, build_tiny, make_processor, save_backbone
 from blm.model.errors import UserError
-from blm.model.optim import OptimizerName
-from blm.model.tokenizer import train_tokenizer
-from blm.model.training import Precision
-from blm.pipelines import sft_data, stage1_loop, workers
+from blm.model.options import OptimizerName, Precision, TinyBackboneConfig
 from blm.pipelines.workspace import StageContext, read_json
 
 VERSION = 1
@@ -75,6 +71,8 @@ class Stage1Config:
 def stage1(config: Stage1Config, context: StageContext) -> dict[str, Any]:
     """Train, and write `model/` (a Hugging Face folder) and `metrics.json` (curve, held-out accuracy before and
     after)."""
+    from blm.pipelines import sft_data, stage1_loop, workers
+
     out, corpora = context.out, context.inputs["corpora"]
     start = _starting_point(config, context, corpora)
     context.progress("tokenising the corpora")
@@ -120,9 +118,13 @@ def _starting_point(config: Stage1Config, context: StageContext, corpora: Path) 
     """Where training starts from: the published name as given, or a fresh tiny folder under `out`."""
     if config.backbone != "tiny":
         return config.backbone
+    from blm.model.backbone import build_tiny, make_processor, save_backbone
+    from blm.model.tokenizer import train_tokenizer
+    from blm.pipelines.sft_data import training_texts
+
     folder = context.out / "start"
     if not (folder / "config.json").is_file():
         context.progress("training the tokenizer and making the backbone")
-        tokenizer = train_tokenizer(sft_data.training_texts(corpora / "train"), config.tiny.vocab_size)
+        tokenizer = train_tokenizer(training_texts(corpora / "train"), config.tiny.vocab_size)
         save_backbone(folder, build_tiny(config.tiny, tokenizer, context.seed), make_processor(tokenizer))
     return str(folder)

@@ -7,10 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blm.model.errors import UserError
-from blm.model.policy import PolicyConfig
-from blm.model.training import Precision
-from blm.pipelines import stage2_loop, workers
-from blm.pipelines.intent_cache import IntentCache
+from blm.model.options import PolicyConfig, Precision
 from blm.pipelines.intents import IntentsConfig, cache_key, datasets_of
 from blm.pipelines.workspace import StageContext, read_json
 
@@ -60,6 +57,9 @@ class Stage2Config:
 
 def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:
     """Train, and write `model/` (the deployable checkpoint) and `metrics.json` (curves)."""
+    from blm.pipelines import stage2_loop, workers
+    from blm.pipelines.intent_cache import IntentCache
+
     if config.batch < context.resources.train_workers:
         raise UserError(
             f"stage2.batch is {config.batch}; {context.resources.train_workers} workers need a row each at least"

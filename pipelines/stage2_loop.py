@@ -17,7 +17,8 @@ from torch import nn
 from blm.model.checkpoint import Contract, write_checkpoint
 from blm.model.errors import UserError
 from blm.model.optim import ScheduledOptimizers, make_optimizers
-from blm.model.policy import Policy, PolicyConfig
+from blm.model.options import PolicyConfig
+from blm.model.policy import Policy
 from blm.model.training import ema_update, mixed_precision, resolve_precision, step_generator
 from blm.pipelines import workers
 from blm.pipelines.intent_cache import IntentCache

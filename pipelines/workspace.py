@@ -51,6 +51,15 @@ class ResourceConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the frozen multimodal model and of mixed-precision training."""
 
+    @property
+    def model_workers(self) -> dict[str, int]:
+        """How many processes run the frozen model side by side, and the GPUs of each, as `map_items` wants it: as many
+        as train, on GPUs one each; on CPUs as many as simulate.
+        """
+        if self.device == "cuda":
+            return {"workers": self.train_workers, "num_gpus": 1}
+        return {"workers": self.actors}
+
     def __post_init__(self) -> None:
         for name in ("num_cpus", "train_workers", "actors"):
             if getattr(self, name) < 1:

@@ -26,7 +26,8 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an untrained tiny multimodal model with a tokenizer trained on a handful of sentences."""
-    from blm.model.backbone import TinyBackboneConfig, build_tiny, make_processor, save_backbone
+    from blm.model.backbone import build_tiny, make_processor, save_backbone
+    from blm.model.options import TinyBackboneConfig
     from blm.model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny_mllm")

@@ -9,14 +9,14 @@ from blm.actors.sim.policies import PolicyError, RandomPolicy
 from blm.model.types import ActionChunk, Observation
 
 
-def write_small_policy(folder: Path, mllm: Path, *, image_px: int = 112) -> Path:
+def write_small_policy(folder: Path, mllm: Path, *, cameras: tuple[str, ...] = ("front",), image_px: int = 112) -> Path:
     """A checkpoint for the Panda around `mllm`: random weights, plausible normalisation."""
     import torch
 
     from blm.model.checkpoint import Contract, write_checkpoint
     from blm.model.intents import IntentExtractor
     from blm.model.normalize import EmbodimentStatistics, Quantiles
-    from blm.model.policy import PolicyConfig
+    from blm.model.options import PolicyConfig
 
     extractor = IntentExtractor(mllm, layer=2, max_text_tokens=64)  # a tiny tokenizer spells most words
     contract = Contract(
@@ -25,8 +25,8 @@ def write_small_policy(folder: Path, mllm: Path, *, image_px: int = 112) -> Path
         layer=2,
         max_text_tokens=extractor.max_text_tokens,
         intent_width=extractor.width,
-        max_tokens=extractor.length([(image_px, image_px)]),
-        cameras=("front",),
+        max_tokens=extractor.length([(image_px, image_px)] * len(cameras)),
+        cameras=cameras,
         image_px=image_px,
         statistics={
             "panda": EmbodimentStatistics(

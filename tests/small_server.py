@@ -18,14 +18,15 @@ STATE = [0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 1.0]
 
 def write_speaking_policy(folder: Path) -> Path:
     """`folder/model`: a checkpoint with everything in it, whose tokenizer knows the words of the README's example."""
-    from blm.model.backbone import TinyBackboneConfig, build_tiny, make_processor, save_backbone
+    from blm.model.backbone import build_tiny, make_processor, save_backbone
+    from blm.model.options import TinyBackboneConfig
     from blm.model.tokenizer import train_tokenizer
 
     config = TinyBackboneConfig(vision_depth=2, vision_width=64, depth=3, width=96, vocab_size=512)
     texts = ["Where is the cube?", "Your task is to push the blue cube onto the target.", "You describe what you see."]
     tokenizer = train_tokenizer(texts * 20, config.vocab_size)
     save_backbone(folder / "mllm", build_tiny(config, tokenizer), make_processor(tokenizer))
-    return write_small_policy(folder / "model", folder / "mllm")
+    return write_small_policy(folder / "model", folder / "mllm", cameras=("front", "side"))
 
 
 def picture(px: int = 112, seed: int = 0) -> np.ndarray:
@@ -35,7 +36,7 @@ def picture(px: int = 112, seed: int = 0) -> np.ndarray:
 
 def action_request(**changes: Any) -> dict[str, Any]:
     """A good request for actions, with changes."""
-    images = {"front": encode_picture(picture())}
+    images = {"front": encode_picture(picture()), "side": encode_picture(picture(seed=1))}
     return {"embodiment": "panda", "instruction": "push the cube", "state": STATE, "images": images, **changes}
 
 

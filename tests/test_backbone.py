@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from blm.model.backbone import TinyBackboneConfig, build_tiny, load_backbone
+from blm.model.backbone import build_tiny, load_backbone
 from blm.model.errors import UserError
+from blm.model.options import TinyBackboneConfig
 
 
 def test_transformers_loads_the_folder_and_gives_the_same_logits(tiny_mllm):

@@ -15,7 +15,7 @@ from blm.model.embodiments import get_embodiment
 from blm.model.errors import UserError
 from blm.model.intents import IntentExtractor
 from blm.model.normalize import EmbodimentStatistics, Quantiles
-from blm.model.policy import PolicyConfig
+from blm.model.options import PolicyConfig
 from blm.model.predictor import BlmPolicy
 from blm.model.types import Observation
 

@@ -17,6 +17,7 @@ LIGHT = (
     "blm.cluster.ray_runtime",
     "blm.pipelines.cli",
     "blm.pipelines.cli_run",
+    "blm.pipelines.config",
     "blm.pipelines.doctor",
     "blm.pipelines.stages",
 )

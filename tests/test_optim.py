@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from blm.model.optim import MUON_RATE, ScheduledOptimizers, cosine_schedule, make_optimizers
-from blm.model.policy import Policy, PolicyConfig
+from blm.model.options import PolicyConfig
+from blm.model.policy import Policy
 
 
 def groups_of(module: nn.Module) -> tuple[set[int], set[int]]:

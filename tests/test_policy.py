@@ -8,7 +8,8 @@ import torch
 from blm.model.embodiments import EMBODIMENTS, get_embodiment
 from blm.model.errors import UserError
 from blm.model.optim import ScheduledOptimizers, make_optimizers
-from blm.model.policy import Policy, PolicyBatch, PolicyConfig, PolicyGroup
+from blm.model.options import PolicyConfig
+from blm.model.policy import Policy, PolicyBatch, PolicyGroup
 from blm.model.training import mixed_precision, step_generator
 
 WIDTH, TOKENS = 24, 10

@@ -142,6 +142,16 @@ def test_stage_writes_one_ordered_dataset_a_robot(rendered):
 
 
 @pytest.mark.ray
+def test_each_cells_first_frame_is_kept_to_look_at(rendered):
+    out, _ = rendered
+    dataset = LeRobotDataset(out / "lerobot/panda")
+    for cell in CELLS:
+        first = next(episode for episode in dataset.episodes if episode.extra["cell"] == cell)
+        for camera in WORLD.cameras:
+            kept = np.asarray(Image.open(out / "examples" / parse_cell(cell).slug / f"{camera}.png"))
+            assert np.array_equal(kept, dataset.pictures(dataset.read(first), camera)[0])
+
+
 def test_a_killed_stage_goes_on_with_the_files_that_are_left(rendered, collected, tmp_path, capsys):
     # What a kill leaves behind: finished parts, and a part half written.
     sources = sorted((collected / "episodes").glob("*/seeds*.parquet"))

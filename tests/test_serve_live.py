@@ -25,6 +25,7 @@ from blm.serve.schema import ActionRequest
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 420
+GOOD = action_request()["images"]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,8 @@ class TestServer:
 
         scripts = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
         (script,) = (script for script in scripts if marker in script)
-        Image.fromarray(picture()).save(folder / "scene.png")
+        for seed, camera in enumerate(("front", "side")):
+            Image.fromarray(picture(seed=seed)).save(folder / f"{camera}.png")
         script = script.replace("http://127.0.0.1:8000", server.url)
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
@@ -151,8 +153,8 @@ class TestServer:
             ({"state": [0.0, 1.0]}, 400, "state has shape"),
             ({"state": "many"}, 422, "state"),
             ({"images": {}}, 400, "lacks camera 'front'"),
-            ({"images": {"front": "data:image/png;base64,AAAA"}}, 400, "not a readable PNG or JPEG"),
-            ({"images": {"front": encode_picture(picture(56))}}, 400, "56x56"),
+            ({"images": GOOD | {"front": "data:image/png;base64,AAAA"}}, 400, "not a readable PNG or JPEG"),
+            ({"images": GOOD | {"front": encode_picture(picture(56))}}, 400, "56x56"),
             ({"instruction": " "}, 400, "instruction is empty"),
             ({"instruction": "xyzzy " * 40}, 400, "shorten it"),
             ({"unknown": 1}, 422, "unknown"),

@@ -15,7 +15,7 @@ from small_dataset import SIDE, WORLD
 from small_intents import write_datasets, write_intents
 
 from blm.model.errors import UserError
-from blm.model.policy import PolicyConfig
+from blm.model.options import PolicyConfig
 from blm.model.predictor import BlmPolicy
 from blm.model.types import Observation
 from blm.pipelines.stage2 import Stage2Config, stage2

@@ -12,7 +12,7 @@ from PIL import Image
 from small_dataset import SIDE, write_dataset
 
 from blm.model.backbone import load_backbone
-from blm.model.policy import PolicyConfig
+from blm.model.options import PolicyConfig
 from blm.pipelines import sft_data, stage1_loop, stage2_loop
 from blm.pipelines.datasets.chat import ChatRow, chat_turn
 from blm.pipelines.intent_cache import IntentCache, ShardWriter, write_index

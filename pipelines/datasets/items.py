@@ -19,6 +19,7 @@ def map_items(
     arguments: dict[str, Any],
     workers: int,
     num_cpus: float = 1,
+    num_gpus: float = 0,
 ) -> Iterator[dict[str, Any]]:
     """Give every item to one of `workers` instances of `worker(**arguments)`, a callable class; yield its
     results.
@@ -35,6 +36,7 @@ def map_items(
         fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
         num_cpus=num_cpus,
+        num_gpus=num_gpus or None,
     )
     try:
         yield from dataset.iter_rows()
