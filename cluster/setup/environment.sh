@@ -25,6 +25,7 @@ prepare_environment() {
     install_packages
     if [[ "$device" == cpu ]]; then
         install_torchvision_hook
+        "$venv/bin/python" "$here/vllm_cpu_name.py"
     fi
     check_environment
     echo "$wanted" > "$stamp"
