@@ -149,7 +149,7 @@ def load_policy(folder: Path, contract: Contract) -> Policy:
 def _weight_index(folder: Path) -> dict[str, Any]:
     """Hugging Face's index of the weights in a folder: which file holds which tensor."""
     files = sorted(folder.glob("*.safetensors"))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for file in files:
         with safe_open(file, "pt") as tensors:
             weight_map |= dict.fromkeys(tensors.keys(), file.name)
