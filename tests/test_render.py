@@ -129,7 +129,7 @@ def test_stage_writes_one_ordered_dataset_a_robot(rendered):
     out, summary = rendered
     assert summary["cells"] == {"panda/PickCube": 1, "panda/PushCube": 3}
     assert summary["datasets"]["panda"]["frames"] == 5 + 3 + 4 + 4
-    assert [path.name for path in out.iterdir()] == ["lerobot"]
+    assert sorted(path.name for path in out.iterdir()) == ["examples", "lerobot"]
     dataset = LeRobotDataset(out / "lerobot/panda")
     assert (dataset.fps, dataset.cameras) == (10, ("front", "side"))
     order = [(e.extra["cell"], e.extra["seed"]) for e in dataset.episodes]
