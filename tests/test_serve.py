@@ -100,7 +100,7 @@ def test_a_batch_gives_each_robot_the_answer_it_gets_alone(small_model: Path) ->
 
     def question(seed: int, px: int = 112) -> Question:
         observation = Observation(
-            images={"front": picture(px, seed)},
+            images={"front": picture(px, seed), "side": picture(seed=seed)},
             state=np.asarray(STATE, np.float32),
             instruction="push the cube",
             embodiment="panda",
@@ -124,7 +124,7 @@ def test_a_question_nobody_can_answer_spoils_no_other(small_model: Path) -> None
 
     def question(embodiment: str, state: list[float]) -> Question:
         observation = Observation(
-            images={"front": picture()},
+            images={"front": picture(), "side": picture()},
             state=np.asarray(state, np.float32),
             instruction="push the cube",
             embodiment=embodiment,
