@@ -90,7 +90,7 @@ def test_the_exported_model_talks_and_acts(killed_and_resumed):
 
     folder = next(killed_and_resumed[0].glob("stage2-*/model"))
     assert AutoModelForImageTextToText.from_pretrained(folder).config.model_type == "qwen2_5_vl"
-    assert BlmPolicy.load(folder).contract.cameras == ("front",)
+    assert BlmPolicy.load(folder).contract.cameras == ("front", "side")
 
 
 def test_a_second_run_skips_everything_in_seconds(killed_and_resumed):

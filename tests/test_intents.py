@@ -9,7 +9,7 @@ from small_dataset import FRAMES, WORLD
 from small_intents import CONFIG, write_datasets
 
 from blm.model.errors import UserError
-from blm.pipelines import intents as stage
+from blm.pipelines import intent_cache
 from blm.pipelines.intent_cache import IntentCache
 from blm.pipelines.intents import IntentsConfig, cache_key, intents
 from blm.pipelines.tracking import Tracker
@@ -48,7 +48,7 @@ def shards(context: StageContext) -> dict[Path, int]:
 def killed(ray_cluster, context) -> dict[Path, int]:
     """Shards left by a stage that was killed after the first robot's cache; one of the second's is missing."""
     with pytest.MonkeyPatch.context() as patch:
-        write_index, calls = stage.write_index, []
+        write_index, calls = intent_cache.write_index, []
 
         def dying(*arguments):
             calls.append(arguments)
@@ -56,7 +56,7 @@ def killed(ray_cluster, context) -> dict[Path, int]:
                 raise KilledError
             write_index(*arguments)
 
-        patch.setattr(stage, "write_index", dying)
+        patch.setattr(intent_cache, "write_index", dying)
         with pytest.raises(KilledError):
             intents(CONFIG, context)
     assert (context.out / "panda/index.json").is_file()
@@ -107,7 +107,7 @@ def test_the_probe_is_printed_and_written_for_each_cell(resumed, context):
 
 
 def test_a_finished_cache_is_not_made_again_and_the_gate_stops(resumed, context, monkeypatch):
-    monkeypatch.setattr(stage, "ShardWriter", None)
+    monkeypatch.setattr(intent_cache, "ShardWriter", None)
     strict = IntentsConfig(layer=2, max_text_tokens=64, episodes_per_shard=5, max_error_cm=0.001)
     with pytest.raises(UserError, match=r"locate no object better than .* go on with --set intents\.gate=warn"):
         intents(strict, context)
