@@ -91,7 +91,7 @@ _XARM6 = Embodiment(
     joint_lower_rad=_xarm(6, -2 * math.pi, joint2=-2.059, joint3=-3.8, joint5=-1.69297),
     joint_upper_rad=_xarm(6, 2 * math.pi, joint2=2.0944, joint3=0.19198, joint5=math.pi),
     joint_velocity_rad_s=(3.14,) * 6,
-    rest_rad=(0.0, 0.22, -1.23, 0.0, 1.01, 0.0),
+    rest_rad=(0.0, 0.0848, -1.0568, 0.0, 0.972, 0.0),
     gripper_stroke_m=0.085,
 )
 
@@ -101,7 +101,7 @@ _XARM7 = Embodiment(
     joint_lower_rad=_xarm(7, -2 * math.pi, joint2=-2.059, joint4=-0.19198, joint6=-1.69297),
     joint_upper_rad=_xarm(7, 2 * math.pi, joint2=2.0944, joint4=3.927, joint6=math.pi),
     joint_velocity_rad_s=(3.14,) * 7,
-    rest_rad=(0.0, 0.22, 0.0, 1.23, 0.0, 1.01, 0.0),
+    rest_rad=(0.0, 0.0966, 0.0, 1.0452, 0.0, 0.9486, 0.0),
     gripper_stroke_m=0.085,
 )
 
@@ -111,7 +111,7 @@ _WIDOWX_AI = Embodiment(
     joint_lower_rad=(-3.05432619, 0.0, 0.0, -math.pi / 2, -math.pi / 2, -math.pi),
     joint_upper_rad=(3.05432619, math.pi, 3 * math.pi / 4, math.pi / 2, math.pi / 2, math.pi),
     joint_velocity_rad_s=(3.375, 3.375, 3.375, 7.0, 7.0, 7.0),
-    rest_rad=(0.0, 1.38, 1.04, -1.26, 0.0, 0.0),
+    rest_rad=(0.0, 1.605, 1.4654, -1.4312, 0.0, 0.0),
     gripper_stroke_m=0.088,
 )
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from roboplan import core, rrt, simple_ik, toppra
 
+from blm.actors.sim.descriptions import planning_description
 from blm.actors.sim.failures import FailureReason, PlanningError
 from blm.actors.sim.robots import RobotSpec
 from blm.actors.sim.world import Geometry, control_hz
@@ -63,11 +64,8 @@ class ArmPlanner:
         self._timing = toppra.PathParameterizerTOPPRA(self._bare, GROUP)
 
     def _load(self, geometry: Geometry) -> core.Scene:
-        urdf = self._robot.urdf[geometry]
-        scene = core.Scene(
-            self._robot.embodiment.name,
-            core.loadUrdfSceneDescription(str(urdf), [str(self._robot.packages[geometry])]),
-        )
+        urdf = planning_description(self._robot.embodiment.name, geometry)
+        scene = core.Scene(self._robot.embodiment.name, core.loadUrdfSceneDescription(str(urdf), [str(urdf.parent)]))
         scene.importSrdf(urdf.with_suffix(".srdf").read_text())
         scene.addGroupFromChain(GROUP, self._robot.base_link, self._robot.tcp_link)
         limits = "joint_limits:\n" + "".join(
@@ -87,8 +85,7 @@ class ArmPlanner:
         """Opens the modelled gripper that far (0 closed, 1 open) for later collision checks."""
         for scene in (self._bare, self._scene):
             full = scene.getCurrentJointPositions().copy()
-            index = scene.getJointPositionIndices([self._robot.finger_joints[0]])
-            full[index] = gripper * self._robot.finger_open_m
+            full[scene.getJointPositionIndices(list(self._robot.finger_joints))] = self._robot.finger_positions(gripper)
             scene.setJointPositions(full)
 
     def set_obstacle(self, pose: Array | None) -> None:
