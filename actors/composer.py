@@ -26,9 +26,14 @@ OBJECT_BOX_M = ((-0.12, 0.26), (-0.15, 0.15))
 FINAL_SHARE = 0.15
 """Share of moments taken from the very end of a demonstration, where the task is done."""
 HELD_SHARE = 0.25
-"""Share of composed pick scenes in which the object is put between the fingers."""
-HELD_GRIPPER = 0.5
-"""Opening at which a 4 cm cube touches the fingers."""
+"""Share of composed scenes of `HELD` in which the object is put between the fingers."""
+HELD = ("PickCube", "StackCube", "PlaceSphere")
+"""Tasks whose object is grasped and looks the same whichever way it is held."""
+HELD_SIZE_M = 0.04
+"""Distance of the fingers when they touch such an object."""
+SEPARATE = ("StackCube", "PlaceSphere")
+"""Tasks whose object and goal are both solid: put elsewhere, they must not meet."""
+APART_M = 0.07
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,11 +99,23 @@ def _scatter(env: CellEnv, rng: np.random.Generator) -> None:
     fingers.
     """
     tool, thing, goal = env.object_positions().reshape(3, 3)
-    low, high = np.transpose(OBJECT_BOX_M)
-    if env.cell.task == "PickCube" and rng.random() < HELD_SHARE:
-        env.set_joints(env.proprio()[: env.embodiment.arm_dof], HELD_GRIPPER)
+    task, low, high = env.cell.task, *np.transpose(OBJECT_BOX_M)
+    spot = np.full(2, np.inf)
+    if task in HELD and rng.random() < HELD_SHARE:
+        opening = HELD_SIZE_M / env.embodiment.gripper_stroke_m
+        env.set_joints(env.proprio()[: env.embodiment.arm_dof], opening)
         place_object(env, tool)
     else:
-        place_object(env, [*rng.uniform(low, high), thing[2]])
-    if goal[2] < thing[2]:
-        place_goal(env, [*rng.uniform(low, high), goal[2]])
+        spot = rng.uniform(low, high)
+        place_object(env, [*spot, thing[2]])
+    if goal[2] < thing[2] or task in SEPARATE:
+        place_goal(env, [*_goal_spot(spot if task in SEPARATE else None, rng), goal[2]])
+
+
+def _goal_spot(object_m: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """A random place on the table, [2], apart from the object's if that is given."""
+    low, high = np.transpose(OBJECT_BOX_M)
+    spot = rng.uniform(low, high)
+    while object_m is not None and np.linalg.norm(spot - object_m) < APART_M:
+        spot = rng.uniform(low, high)
+    return spot

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from blm.actors.sim.demonstration import Demonstration, DemonstrationBatch, DemonstrationConfig, DemonstrationItem
+from blm.actors.sim.spawn import STOCK, Spawn
 from blm.actors.sim.watchdog import Watchdog
 from blm.actors.sim.world import Cell, Geometry
 
@@ -18,19 +19,20 @@ SEED_LIMIT_S = 60.0
 class Demonstrator:
     """Plain object; `ray.remote` turns it into an actor. Simulators are made when first needed and kept."""
 
-    def __init__(self, geometry: Geometry, config: DemonstrationConfig) -> None:
+    def __init__(self, geometry: Geometry, config: DemonstrationConfig, spawn: Spawn = STOCK) -> None:
         self._geometry = geometry
+        self._spawn = spawn
         self._config = config
         self._cells: dict[Cell, tuple[CellEnv, CellPlanner]] = {}
         self._watchdog = Watchdog()
 
     def work(self, item: DemonstrationItem) -> DemonstrationBatch:
         """Demonstrates every seed of an item."""
-        began_s = time.perf_counter()
         with self._watchdog.guard(f"building {item.cell.name}", SEED_LIMIT_S):
             env, planner = self._cell(item.cell)
         from blm.actors.sim.execute import demonstrate
 
+        began_s = time.perf_counter()
         demonstrations: list[Demonstration] = []
         for seed in item.seeds:
             with self._watchdog.guard(f"{item.cell.name} seed {seed}", SEED_LIMIT_S):
@@ -42,6 +44,7 @@ class Demonstrator:
         from blm.actors.sim.planner import CellPlanner
 
         if cell not in self._cells:
-            planner = CellPlanner(cell, self._geometry, speed=self._config.speed)
-            self._cells[cell] = (CellEnv(cell, geometry=self._geometry), planner)
+            config = self._config
+            planner = CellPlanner(cell, self._geometry, speed=config.speed, waypoint_noise_m=config.waypoint_noise_m)
+            self._cells[cell] = (CellEnv(cell, geometry=self._geometry, spawn=self._spawn), planner)
         return self._cells[cell]

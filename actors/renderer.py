@@ -5,19 +5,21 @@ keep one of these and send every scene through it. Plain object, no Ray: the cal
 hold it.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import sapien
-from mani_skill.utils.structs import Actor, Pose
 from PIL import Image
 
 from blm.actors.sim.env import CellEnv
+from blm.actors.sim.scenes import place
 from blm.actors.sim.world import Cell, WorldConfig
 
 ImageFormat = Literal["png", "jpeg"]
+RGB = tuple[float, float, float]
 JPEG_QUALITY = 95
 
 
@@ -32,7 +34,9 @@ class Renderer:
         """The simulator of a cell, in whatever state it was left."""
         if cell not in self._envs:
             world = self.world
-            self._envs[cell] = CellEnv(cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry)
+            self._envs[cell] = CellEnv(
+                cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry, spawn=world.spawn
+            )
         return self._envs[cell]
 
     def close(self) -> None:
@@ -55,28 +59,23 @@ def encode_picture(picture: npt.NDArray[np.uint8], image_format: ImageFormat) ->
 
 def place_object(env: CellEnv, position_m: npt.ArrayLike) -> None:
     """Put the task's object there, at rest, its turn unchanged; for composing scenes."""
-    _place(env._scene.task_object, position_m)
+    place(env._scene.task_object, position_m)
 
 
 def place_goal(env: CellEnv, position_m: npt.ArrayLike) -> None:
-    """Put the task's goal marker there, its turn unchanged; for composing scenes."""
-    _place(env._scene.task_goal, position_m)
+    """Put what marks the task's goal so that the goal is there, its turn unchanged; for composing scenes."""
+    env._scene.place_goal(position_m)
 
 
-def _place(actor: Actor, position_m: npt.ArrayLike) -> None:
-    position = np.asarray(position_m, dtype=np.float32)[None]
-    actor.set_pose(Pose.create_from_pq(p=position, q=actor.pose.q))
+def paint_object(env: CellEnv, rgb: RGB | Sequence[RGB]) -> tuple[RGB, ...]:
+    """Give the task's object another colour, until it is painted again: one for all its parts, or one each.
 
-
-def paint_object(env: CellEnv, rgb: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Give the task's object another colour, until it is painted again; returns the colour it had. Linear RGB
-    in [0, 1].
+    Returns the colours its parts had, to be given back later. Linear RGB in [0, 1].
     """
-    before = (0.0, 0.0, 0.0)
-    for entity in env._scene.task_object._objs:
-        body = entity.find_component_by_type(sapien.render.RenderBodyComponent)
-        for shape in body.render_shapes:
-            material = shape.material
-            before = tuple(material.base_color[:3])
-            material.set_base_color([*rgb, 1.0])
+    bodies = (e.find_component_by_type(sapien.render.RenderBodyComponent) for e in env._scene.task_object._objs)
+    materials = [shape.material for body in bodies for shape in body.render_shapes]
+    before = tuple(tuple(material.base_color[:3]) for material in materials)
+    colors: Sequence[Any] = [rgb] * len(materials) if isinstance(rgb[0], float) else rgb
+    for material, color in zip(materials, colors, strict=True):
+        material.set_base_color([*color, 1.0])
     return before

@@ -5,26 +5,24 @@ nothing is drawn until `render` is called. Plain object, no Ray; not thread-safe
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import sapien
 import torch
-from mani_skill.utils import sapien_utils
+from mani_skill.utils.structs import Actor
 
-from blm.actors.sim.cameras import CAMERAS
+from blm.actors.sim.cameras import CameraSpec
+from blm.actors.sim.look import Look
+from blm.actors.sim.physics import Physics
 from blm.actors.sim.robots import get_robot
-from blm.actors.sim.scenes import SCENES
-from blm.actors.sim.world import Cell, Geometry, require_simulated
-from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN, suggest
-from blm.model.errors import UserError
+from blm.actors.sim.scenes import position
+from blm.actors.sim.spawn import STOCK, Spawn
+from blm.actors.sim.task_scenes import SCENES
+from blm.actors.sim.viewing import Picture, Viewer, known_camera
+from blm.actors.sim.world import Cell, Geometry
+from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN
 
 Float32 = npt.NDArray[np.float32]
-Picture = npt.NDArray[np.uint8]
-
-SHADER = Path(__file__).parent / "assets/shader"
-BACKGROUND_GREY = 150
 
 OBJECT_POSITION_NAMES = tuple(f"{thing}.{axis}_m" for thing in ("tcp", "object", "goal") for axis in "xyz")
 """Names of the nine values of `CellEnv.object_positions`."""
@@ -41,15 +39,17 @@ class CellEnv:
         self,
         cell: Cell,
         *,
-        cameras: Sequence[str] = (),
+        cameras: Sequence[str | CameraSpec] = (),
         image_px: int = 112,
         geometry: Geometry = "lite",
+        spawn: Spawn = STOCK,
     ) -> None:
-        """UserError for a cell that cannot be simulated, an unknown camera or a machine without Vulkan."""
-        require_simulated(cell)
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise UserError(f"unknown camera {camera!r}; {suggest(camera, CAMERAS)}")
+        """cameras: names of known ones, or cameras of one's own. spawn: other regions than the cell's.
+
+        UserError for a cell that cannot be simulated, an unknown camera, one that would see nothing, or a machine
+        without Vulkan.
+        """
+        self._specs = tuple(known_camera(camera) for camera in cameras)
         self.cell = cell
         self.embodiment = cell.embodiment
         self.geometry = geometry
@@ -57,18 +57,10 @@ class CellEnv:
         self._robot = get_robot(cell.robot)
         self._lower = np.array([*self.embodiment.joint_lower_rad, GRIPPER_CLOSED], np.float32)
         self._upper = np.array([*self.embodiment.joint_upper_rad, GRIPPER_OPEN], np.float32)
-        self._scene = SCENES[cell.task](cell=cell, geometry=geometry, render=bool(cameras))
+        self._scene = SCENES[cell.task](cell=cell, geometry=geometry, render=bool(cameras), spawn=spawn)
+        self._physics = Physics(self._scene)
         self._stepped = False
-        self._cameras = {name: self._add_camera(name) for name in cameras}
-
-    def _add_camera(self, name: str) -> sapien.render.RenderCameraComponent:
-        spec = CAMERAS[name]
-        sapien.render.set_camera_shader_dir(str(SHADER))
-        sapien.render.set_picture_format("Color", "r8g8b8a8unorm")
-        side_px = 2 * self.image_px  # see _finish
-        camera = self._scene.scene.sub_scenes[0].add_camera(name, side_px, side_px, spec.fov_rad, near=0.05, far=5.0)
-        camera.entity.set_pose(sapien_utils.look_at(spec.eye_m, spec.target_m).sp)
-        return camera
+        self._viewer = Viewer(self._scene, self._specs, image_px)
 
     # ---- running
     # ----------------------------------------------------------------------------------------------
@@ -84,7 +76,17 @@ class CellEnv:
         self._scene.reset(seed=int(seed), options={"reconfigure": rebuild})
         self._stepped = False
         if rebuild:
-            self._cameras = {name: self._add_camera(name) for name in self._cameras}
+            self._physics = Physics(self._scene)
+            self._viewer = Viewer(self._scene, self._specs, self.image_px, self._viewer.look)
+
+    def restart(self, seed: int, state: npt.ArrayLike) -> None:
+        """Goes on from a state [D] of that seed's episode as if nothing had been simulated before it.
+
+        What follows depends on the arguments and the actions alone, so whoever does the same sees the same.
+        """
+        self.reset(seed)
+        if not np.array_equal(self.state(), np.asarray(state, dtype=np.float32)):
+            self.set_state(state)
 
     def step(self, action: npt.ArrayLike) -> bool:
         """One control step towards an action [A], clipped to the robot's limits. Returns success right now.
@@ -96,8 +98,7 @@ class CellEnv:
             size = self.embodiment.action_dim
             raise ValueError(f"an action of {self.embodiment.name} is {size} finite numbers, not {action}")
         command = np.clip(action, self._lower, self._upper)
-        command[-1] = 2.0 * command[-1] - 1.0  # ManiSkill's gripper controller takes [-1, 1]
-        self._scene.step(torch.from_numpy(command))
+        self._physics.step(command[:-1], float(command[-1]))
         self._stepped = True
         return self.success()
 
@@ -110,7 +111,7 @@ class CellEnv:
 
     def state(self) -> Float32:
         """The whole simulator state, float32 [D]."""
-        return self._scene.get_state()[0].numpy().astype(np.float32)
+        return self._physics.state()
 
     def set_state(self, state: npt.ArrayLike) -> None:
         """Restores a state [D]; `render` and all readings follow at once."""
@@ -119,7 +120,7 @@ class CellEnv:
 
     def set_joints(self, arm_rad: npt.ArrayLike, gripper: float) -> None:
         """Puts the arm [n] and the gripper (0 closed, 1 open) there at once, at rest. For composing."""
-        fingers = [gripper * self._robot.finger_open_m] * 2
+        fingers = self._robot.finger_positions(gripper)
         qpos = torch.tensor([*np.asarray(arm_rad, dtype=np.float32), *fingers], dtype=torch.float32)[None]
         self._scene.agent.robot.set_qpos(qpos)
         self._scene.agent.robot.set_qvel(torch.zeros_like(qpos))
@@ -135,19 +136,21 @@ class CellEnv:
 
     def proprio(self) -> Float32:
         """Proprioception, float32 [S]: arm joints in rad, then the gripper's opening in [0, 1]."""
-        qpos = self._scene.agent.robot.get_qpos()[0].numpy()
+        qpos = self._physics.joint_positions()
         arm, fingers = qpos[: self.embodiment.arm_dof], qpos[self.embodiment.arm_dof :]
-        opening = np.clip(fingers.mean() / self._robot.finger_open_m, GRIPPER_CLOSED, GRIPPER_OPEN)
-        return np.append(arm, opening).astype(np.float32)
+        return np.append(arm, self._robot.gripper_opening(fingers)).astype(np.float32)
 
     def object_positions(self) -> Float32:
-        """Tool centre, object and goal in world metres, float32 [9] (`OBJECT_POSITION_NAMES`)."""
-        points = (self._scene.agent.tcp.pose.p, self._scene.task_object.pose.p, self._scene.task_goal.pose.p)
-        return np.concatenate([point[0].numpy() for point in points]).astype(np.float32)
+        """Tool centre, object and goal in world metres, float32 [9] (`OBJECT_POSITION_NAMES`).
+
+        What a task's goal is, `task_scenes` says.
+        """
+        scene = self._scene
+        return np.concatenate([self._physics.tool_position(), position(scene.task_object), scene.goal_position()])
 
     def tool_pose(self) -> npt.NDArray[np.float64]:
         """Pose of the tool centre in the world, float64 [4,4]."""
-        return self._scene.agent.tcp.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
+        return self._physics.tool_matrix()
 
     def holding(self) -> bool:
         """Whether both fingers press on the object. Forces are known only after a step: False before."""
@@ -155,34 +158,36 @@ class CellEnv:
 
     def object_yaw_rad(self) -> float:
         """Turn of the object about the vertical."""
-        w, x, y, z = self._scene.task_object.pose.q[0].tolist()
-        return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+        return _yaw_rad(self._scene.task_object)
+
+    def goal_yaw_rad(self) -> float:
+        """Turn about the vertical of what marks the goal."""
+        return _yaw_rad(self._scene.task_goal)
+
+    def object_rotation(self) -> npt.NDArray[np.float64]:
+        """Rotation of the object in the world, float64 [3,3]."""
+        return self._scene.task_object.pose.to_transformation_matrix()[0, :3, :3].numpy().astype(np.float64)
 
     # ---- pictures
     # ---------------------------------------------------------------------------------------------
 
+    def set_look(self, look: Look) -> None:
+        """Draws all further pictures with this look, also of rebuilt scenes, until another is set (`look.PLAIN`).
+
+        Takes a millisecond. What is simulated does not change. ValueError without cameras.
+        """
+        self._viewer.set_look(look)
+
     def render(self) -> dict[str, Picture]:
         """Pictures of the present state from every camera, uint8 [H,W,3] each. Empty without cameras."""
-        if self._cameras:
-            self._scene.place_markers()
-            self._scene.scene.sub_scenes[0].update_render()
-        pictures = {}
-        for name, camera in self._cameras.items():
-            camera.take_picture()
-            pictures[name] = _finish(camera.get_picture("Color"))
-        return pictures
+        return self._viewer.pictures()
 
     def close(self) -> None:
         """Frees the simulator. The object cannot be used afterwards."""
-        self._cameras = {}
+        del self._viewer
         self._scene.close()
 
 
-def _finish(picture: Picture) -> Picture:
-    """RGBA [2H,2W,4] as drawn -> RGB [H,W,3]: a background where nothing was drawn, then the mean of 2 by 2 pixels.
-
-    The mean keeps what a small object's edge says about its place between two pixels.
-    """
-    drawn = np.where(picture[..., 3:] > 0, picture[..., :3], np.uint8(BACKGROUND_GREY)).astype(np.uint16)
-    rows = drawn[0::2] + drawn[1::2]
-    return ((rows[:, 0::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
+def _yaw_rad(actor: Actor) -> float:
+    w, x, y, z = actor.pose.q[0].tolist()
+    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))

@@ -16,6 +16,10 @@ class FailureReason(StrEnum):
     """The robot would touch the table or an object it should not."""
     NO_PATH = "no_path"
     """Both ends are fine but the search found no way between them, or the way could not be timed."""
+    GRASP_MISSED = "grasp_missed"
+    """The fingers closed and hold nothing."""
+    DROPPED = "dropped"
+    """What was held slipped out of the fingers on the way."""
     EXECUTION_FAILED = "execution_failed"
     """Everything was executed, and the task was not done."""
     TIMEOUT = "timeout"
@@ -26,9 +30,21 @@ class FailureReason(StrEnum):
     """The simulator or planner process died and retries on other processes did too."""
 
 
-class PlanningError(Exception):
-    """A motion cannot be planned; `reason` says why."""
+class AttemptError(Exception):
+    """An attempt at the task failed; `reason` says why."""
 
     def __init__(self, reason: FailureReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+
+
+class PlanningError(AttemptError):
+    """A motion cannot be planned. `rejected` has the reason of every alternative that was tried."""
+
+    def __init__(self, reason: FailureReason, detail: str, rejected: tuple[FailureReason, ...] = ()) -> None:
+        super().__init__(reason, detail)
+        self.rejected = rejected
+
+
+class ExecutionError(AttemptError):
+    """A motion was executed and did not do what it should."""

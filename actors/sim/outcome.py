@@ -6,8 +6,6 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-REACH_M = 0.06
-"""A tool centre that came this near to the object's centre has reached it (a cube's half diagonal is 3.5 cm)."""
 MOVE_M = 0.01
 """An object displaced by less has not been moved."""
 
@@ -95,8 +93,8 @@ def distances(positions: npt.NDArray[np.float32]) -> tuple[float, float]:
     return round(closest_m, 4), round(moved_m, 4)
 
 
-def why_time_was_up(closest_m: float, moved_m: float) -> Failure:
-    """How far an episode came that ended without success or error."""
+def why_time_was_up(closest_m: float, moved_m: float, reach_m: float) -> Failure:
+    """How far an episode came that ended without success or error; reach_m is the task's (`tasks.Task`)."""
     if moved_m >= MOVE_M:
         return Failure.NOT_AT_GOAL
-    return Failure.NOT_MOVED if closest_m < REACH_M else Failure.NOT_REACHED
+    return Failure.NOT_MOVED if closest_m < reach_m else Failure.NOT_REACHED

@@ -4,13 +4,14 @@ Every alternative of the strategy is tried in its order and the first that is fe
 taken; the reason of the first one's failure is reported if none is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from blm.actors.sim.arm import ArmPlanner, transform
-from blm.actors.sim.failures import PlanningError
+from blm.actors.sim.failures import FailureReason, PlanningError
+from blm.actors.sim.primitives import Primitives, Tracking
 from blm.actors.sim.robots import get_robot
 from blm.actors.sim.strategies import OBJECT_SIZE_M, STRATEGIES, Grip, Situation, Stroke
 from blm.actors.sim.world import Cell, Geometry
@@ -26,15 +27,36 @@ CORNER_M = 0.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """Actions that should do the task from the situation they were planned for."""
+class Piece:
+    """One primitive of a plan, timed."""
 
+    name: str
+    """The primitive's: `reach`, `close`, `carry`, ..."""
     actions: Float32
     """Absolute joint targets and gripper commands at the control rate, [T,A]."""
+    tracking: Tracking = "joint"
+    """What execution follows, see `primitives.Stroke`."""
+    holds: bool = False
+    """Whether the object has to be held: by the end of a grip, all along a stroke."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What should do the task from the situation it was planned for."""
+
+    pieces: tuple[Piece, ...]
+    """In the order of execution."""
     alternative: int
     """Which of the strategy's alternatives it is."""
     detours: int
     """How many strokes needed a searched path."""
+    rejected: tuple[FailureReason, ...] = ()
+    """Why the alternatives before it cannot be done."""
+
+    @property
+    def actions(self) -> Float32:
+        """Of all pieces, [T,A]."""
+        return np.concatenate([piece.actions for piece in self.pieces])
 
 
 def _rotate_towards(first: Array, second: Array, share: float) -> Array:
@@ -94,14 +116,33 @@ def _parabola(first: Array, corner: Array, last: Array) -> list[Array]:
     return [_between(_between(first, corner, s), _between(corner, last, s), s) for s in shares]
 
 
+def _perturbed(stroke: Stroke, rng: np.random.Generator, noise_m: float) -> Stroke:
+    """A free stroke with its passing poses moved at random; what is met exactly stays."""
+    if not noise_m or not stroke.detour or len(stroke.poses) < 2:
+        return stroke
+    moved = [transform(pose[:3, 3] + rng.uniform(-noise_m, noise_m, 3), pose[:3, :3]) for pose in stroke.poses[:-1]]
+    return replace(stroke, poses=(*moved, stroke.poses[-1]))
+
+
 class CellPlanner:
     """Plans one cell's demonstrations. Holds the planning scene; not thread-safe."""
 
-    def __init__(self, cell: Cell, geometry: Geometry = "lite", *, speed: float = 0.8) -> None:
-        """`speed` is the share of the joints' velocity and acceleration limits that motions use."""
+    def __init__(
+        self, cell: Cell, geometry: Geometry = "lite", *, speed: float = 0.8, waypoint_noise_m: float = 0.0
+    ) -> None:
+        """`speed` is the share of the joints' velocity and acceleration limits that motions use.
+
+        `waypoint_noise_m`: key poses that are only passed on the way are moved by up to that along each axis.
+        """
         self._strategy = STRATEGIES[cell.task]
         self._arm = ArmPlanner(get_robot(cell.robot), geometry, OBJECT_SIZE_M[cell.task])
         self._speed = speed
+        self._waypoint_noise_m = waypoint_noise_m
+
+    @property
+    def arm(self) -> ArmPlanner:
+        """Kinematics of the robot."""
+        return self._arm
 
     def reachable(self, pose: Array, arm_rad: npt.ArrayLike) -> Array:
         """Joints [n] that put the tool at a pose, or the given ones if it cannot get there."""
@@ -112,37 +153,49 @@ class CellPlanner:
         except PlanningError:
             return start_rad
 
-    def plan(self, now: Situation, arm_rad: npt.ArrayLike, seed: int) -> Plan:
-        """Actions from arm joints [n] in a situation. PlanningError with the first alternative's reason."""
+    def plan(self, now: Situation, arm_rad: npt.ArrayLike, seed: int, *, first_alternative: int = 0) -> Plan:
+        """A plan from arm joints [n] in a situation. PlanningError with the first alternative's reason.
+
+        `first_alternative`: where to begin among the strategy's alternatives; those before it come last.
+        """
         start_rad = np.asarray(arm_rad, dtype=np.float64)
-        first_error: PlanningError | None = None
-        for index, primitives in enumerate(self._strategy(now)):
-            try:
-                actions, detours = self._plan_one(primitives, now, start_rad, seed)
-            except PlanningError as error:
-                first_error = first_error or error
-                continue
-            return Plan(actions=actions, alternative=index, detours=detours)
-        assert first_error is not None, "a strategy gave no alternative"
-        raise first_error
+        alternatives = list(enumerate(self._strategy(now)))
+        first = first_alternative % len(alternatives)
+        alternatives = alternatives[first:] + alternatives[:first]
+        errors: list[PlanningError] = []
+        # What perturbed key poses make infeasible is tried as it was meant before it is given up.
+        for noise_m in (self._waypoint_noise_m, 0.0) if self._waypoint_noise_m else (0.0,):
+            for index, primitives in alternatives:
+                try:
+                    pieces, detours = self._plan_one(primitives, now, start_rad, seed, noise_m)
+                except PlanningError as error:
+                    errors.append(error)
+                    continue
+                rejected = tuple(error.reason for error in errors)
+                return Plan(pieces=pieces, alternative=index, detours=detours, rejected=rejected)
+        rejected = tuple(error.reason for error in errors)
+        raise PlanningError(errors[0].reason, str(errors[0]), rejected) from errors[0]
 
     def _plan_one(
-        self, primitives: tuple[Stroke | Grip, ...], now: Situation, start_rad: Array, seed: int
-    ) -> tuple[Float32, int]:
+        self, primitives: Primitives, now: Situation, start_rad: Array, seed: int, noise_m: float
+    ) -> tuple[tuple[Piece, ...], int]:
         arm_rad, gripper, detours = start_rad, now.gripper, 0
-        pieces: list[Array] = []
+        pieces: list[Piece] = []
+        rng = np.random.default_rng([seed, 2])
         for primitive in primitives:
+            tracking: Tracking = "joint"
             if isinstance(primitive, Grip):
                 targets, steps = np.empty((0, len(arm_rad))), primitive.steps
             else:
                 self._arm.set_fingers(gripper)
-                targets, detoured = self._stroke(primitive, now, arm_rad, seed)
+                targets, detoured = self._stroke(_perturbed(primitive, rng, noise_m), now, arm_rad, seed)
                 detours += detoured
-                arm_rad, steps = targets[-1], primitive.settle_steps
+                arm_rad, steps, tracking = targets[-1], primitive.settle_steps, primitive.tracking
             targets = np.concatenate([targets, np.repeat(arm_rad[None], steps, axis=0)])
             gripper = primitive.gripper
-            pieces.append(np.column_stack([targets, np.full(len(targets), gripper)]))
-        return np.concatenate(pieces).astype(np.float32), detours
+            actions = np.column_stack([targets, np.full(len(targets), gripper)]).astype(np.float32)
+            pieces.append(Piece(name=primitive.name, actions=actions, tracking=tracking, holds=primitive.holds))
+        return tuple(pieces), detours
 
     def _stroke(self, stroke: Stroke, now: Situation, arm_rad: Array, seed: int) -> tuple[Array, bool]:
         c, s = np.cos(now.object_yaw_rad), np.sin(now.object_yaw_rad)
@@ -150,10 +203,10 @@ class CellPlanner:
         self._arm.set_obstacle(upright if stroke.avoid_object else None)
         try:
             points = self._arm.follow(arm_rad, rounded_path([self._arm.tool_pose(arm_rad), *stroke.poses]))
-            return self._arm.time(points, self._speed), False
+            return self._arm.time(points, self._speed * stroke.pace), False
         except PlanningError:
             if not stroke.detour:
                 raise
         goal_rad = self._arm.solve_ik(stroke.poses[-1], arm_rad)
         points = self._arm.search(arm_rad, goal_rad, seed)
-        return self._arm.time(points, self._speed), True
+        return self._arm.time(points, self._speed * stroke.pace), True

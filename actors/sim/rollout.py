@@ -108,7 +108,11 @@ class RolloutRunner:
             self._cell = cell
         world = self.world
         while len(self._envs) < count:
-            self._envs.append(CellEnv(cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry))
+            self._envs.append(
+                CellEnv(
+                    cell, cameras=world.cameras, image_px=world.image_px, geometry=world.geometry, spawn=world.spawn
+                )
+            )
         return self._envs[:count]
 
     @contextmanager
@@ -203,7 +207,8 @@ class RolloutRunner:
                 if episode.success:
                     return
                 if len(episode.actions) >= episode.limit:
-                    episode.failure = why_time_was_up(*distances(np.stack(episode.positions)))
+                    closest_m, moved_m = distances(np.stack(episode.positions))
+                    episode.failure = why_time_was_up(closest_m, moved_m, episode.env.cell.task_data.reach_m)
                     return
 
     def _finish(self, cell: Cell, episode: _Running, policy: Policy) -> Finished:

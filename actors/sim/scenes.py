@@ -1,30 +1,39 @@
-"""ManiSkill's tasks as simulated here: same physics, randomisation and success test, lighter to draw.
+"""What our simulated tasks share: ManiSkill's physics, randomisation and success test, lighter to draw.
 
 What differs from the stock environments, and why:
-- our own agents (`robots.py`), so the rest posture and its noise are set here instead of in ManiSkill's table
+- our own agents (`agents.py`), so the rest posture and its noise are set here instead of in ManiSkill's table
   builder;
 - goal markers are part of the picture: a policy that only sees has to see the goal. A goal in the air also
   gets a pole down to a square on the table, since one picture of a small ball tells its direction but hardly
   its distance;
 - with `lite` geometry the table is drawn as one box and the floor not at all (the stock table has 20,000
   triangles, and drawing on a CPU costs by the triangle). Collision shapes stay as they are;
-- no cameras of ManiSkill's own; `env.CellEnv` adds the ones asked for.
+- no cameras of ManiSkill's own; `env.CellEnv` adds the ones asked for;
+- where a robot's reach demands it, objects are put elsewhere (`spawn.py`).
+
+The tasks themselves are in `task_scenes.py`.
 """
 
+import logging
 from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sapien
 import torch
 from mani_skill.envs.sapien_env import BaseEnv
-from mani_skill.envs.tasks.tabletop.pick_cube import PickCubeEnv
-from mani_skill.envs.tasks.tabletop.push_cube import PushCubeEnv
-from mani_skill.utils.structs import Actor
+from mani_skill.utils.structs import Actor, Pose
 
-from blm.actors.sim.robots import CONTROL_MODE, agent_uid, get_robot
+from blm.actors.sim.agents import CONTROL_MODE, agent_uid
+from blm.actors.sim.robots import get_robot
+from blm.actors.sim.spawn import STOCK, Spawn, spawn_of
 from blm.actors.sim.world import Cell, Geometry
+from blm.model.embodiments import GRIPPER_OPEN
 from blm.model.errors import UserError
+
+# Some of ManiSkill's tasks build things without saying where, and it warns about that at every rebuild.
+logging.getLogger("mani_skill ").addFilter(lambda record: not record.getMessage().startswith("No initial pose set"))
 
 REST_NOISE_RAD = 0.02
 """Standard deviation of the start posture, as in ManiSkill."""
@@ -32,10 +41,6 @@ REST_NOISE_RAD = 0.02
 TABLE_TOP_HALF_M = (0.6, 0.75, 0.02)
 TABLE_TOP_CENTRE_M = (-0.1, 0.0, -0.02)
 TABLE_RGBA = (0.62, 0.58, 0.52, 1.0)
-
-PLUMB_RGBA = (0.0, 0.45, 0.15, 1.0)
-POLE_HALF_M = (0.004, 0.004, 0.165)
-FOOT_HALF_M = (0.025, 0.025, 0.001)
 
 
 @cache
@@ -59,21 +64,27 @@ def open_renderer() -> tuple[str, sapien.render.RenderSystem]:
 class CellScene(BaseEnv):
     """Mixin over a ManiSkill task: places our robot and lightens the surroundings.
 
-    object_attr and goal_attr name the attributes under which the task keeps its object and its goal marker.
+    object_attr and goal_attr name the attributes under which the task keeps its object and what marks its goal.
+    goal_offset_m is where the goal is, seen from that marker. spawned names the things that a reset places, in
+    groups that keep their arrangement when a spawn region is moved or narrowed about spawn_centres_m.
     """
 
     object_attr: str
     goal_attr: str
+    goal_offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    spawned: tuple[tuple[str, ...], ...]
+    spawn_centres_m: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.0, 0.0))
     agent: Any
     scene: Any
     _sensors: dict[str, Any]
     _human_render_cameras: dict[str, Any]
     _hidden_objects: list[Any]
 
-    def __init__(self, *, cell: Cell, geometry: Geometry, render: bool) -> None:
+    def __init__(self, *, cell: Cell, geometry: Geometry, render: bool, spawn: Spawn = STOCK) -> None:
         backend, _ = open_renderer()
         self.cell = cell
         self.geometry = geometry
+        self.spawn = spawn_of(cell.robot, cell.task, spawn)
         self.SUPPORTED_ROBOTS = [agent_uid(cell.robot, geometry)]
         super().__init__(
             robot_uids=self.SUPPORTED_ROBOTS[0],
@@ -92,8 +103,16 @@ class CellScene(BaseEnv):
 
     @property
     def task_goal(self) -> Actor:
-        """The marker of where to move it."""
+        """What marks the place to move it to."""
         return getattr(self, self.goal_attr)
+
+    def goal_position(self) -> npt.NDArray[np.float32]:
+        """The goal in world metres, [3]."""
+        return position(self.task_goal) + np.asarray(self.goal_offset_m, np.float32)
+
+    def place_goal(self, position_m: npt.ArrayLike) -> None:
+        """Puts what marks the goal so that the goal is there, its turn unchanged."""
+        place(self.task_goal, np.asarray(position_m) - np.asarray(self.goal_offset_m))
 
     @property
     def _default_sensor_configs(self) -> list[Any]:
@@ -141,49 +160,33 @@ class CellScene(BaseEnv):
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
         super()._initialize_episode(env_idx, options)
+        self._adapt_spawn()
         spec = get_robot(self.cell.robot)
-        rest = [*spec.embodiment.rest_rad, spec.finger_open_m, spec.finger_open_m]
+        rest = [*spec.embodiment.rest_rad, *spec.finger_positions(GRIPPER_OPEN)]
         noise = self._episode_rng.normal(0.0, REST_NOISE_RAD, (len(env_idx), len(rest)))
         noise[:, spec.embodiment.arm_dof :] = 0.0
         self.agent.reset(np.asarray(rest) + noise)
         self.agent.robot.set_pose(sapien.Pose(spec.base_position_m))
 
-
-class PushCubeScene(CellScene, PushCubeEnv):
-    """A cube to be pushed into a round target on the table."""
-
-    object_attr = "obj"
-    goal_attr = "goal_region"
-
-
-class PickCubeScene(CellScene, PickCubeEnv):
-    """A cube to be grasped and held at a ball in the air."""
-
-    object_attr = "cube"
-    goal_attr = "goal_site"
-
-    def _load_scene(self, options: dict[str, Any]) -> None:
-        super()._load_scene(options)
-        self._markers: list[sapien.Entity] = []
-        if not self.scene.can_render():
+    def _adapt_spawn(self) -> None:
+        """Moves what a reset has placed to where this robot reaches it; most cells have nothing to adapt."""
+        spawn = self.spawn
+        if spawn == STOCK:
             return
-        material = sapien.render.RenderMaterial(base_color=PLUMB_RGBA, roughness=0.9, specular=0.0)
-        pole, foot = sapien.render.RenderBodyComponent(), sapien.render.RenderBodyComponent()
-        pole.attach(sapien.render.RenderShapeBox(POLE_HALF_M, material))
-        foot.attach(sapien.render.RenderShapeBox(FOOT_HALF_M, material))
-        for body in (pole, foot):
-            marker = sapien.Entity()
-            marker.add_component(body)
-            self.scene.sub_scenes[0].add_entity(marker)
-            self._markers.append(marker)
-
-    def place_markers(self) -> None:
-        x, y, z = self.goal_site.pose.p[0].tolist()
-        pole, foot = self._markers
-        # The pole hangs from the ball; what is longer than the ball is high sinks into the table unseen.
-        pole.set_pose(sapien.Pose((x, y, z - POLE_HALF_M[2])))
-        foot.set_pose(sapien.Pose((x, y, 0.0)))
+        for names, centre_m in zip(self.spawned, self.spawn_centres_m, strict=False):
+            actors = [getattr(self, name) for name in names]
+            anchor_m = np.mean([actor.pose.p[0, :2].numpy() for actor in actors], axis=0)
+            moved_m = np.asarray(spawn.shift_m) + (spawn.spread - 1.0) * (anchor_m - np.asarray(centre_m))
+            for actor in actors:
+                place(actor, actor.pose.p[0].numpy() + np.append(moved_m, 0.0))
 
 
-SCENES: dict[str, type[CellScene]] = {"PushCube": PushCubeScene, "PickCube": PickCubeScene}
-"""Simulated tasks, by the names of `tasks.TASKS`."""
+def position(actor: Actor) -> npt.NDArray[np.float32]:
+    """Where an actor is in world metres, [3]."""
+    return actor._objs[0].pose.p
+
+
+def place(actor: Actor, position_m: npt.ArrayLike) -> None:
+    """Puts an actor there, its turn unchanged."""
+    position = np.asarray(position_m, dtype=np.float32)[None]
+    actor.set_pose(Pose.create_from_pq(p=position, q=actor.pose.q))

@@ -1,7 +1,7 @@
 """The tasks, as data: how each is told to a policy and how long it may take.
 
 The phrasings in `held_out` are never used for training, so that evaluation can ask in words the policy has
-not seen. The physics of a task is ManiSkill's own; `available` says which ones this version can simulate.
+not seen. The physics of a task is ManiSkill's own.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,12 @@ class Task:
     """Control steps after which a rollout counts as failed: about two and a half times a demonstration."""
     object_name: str
     """What the pictures show as the thing to move."""
+    object_noun: str
+    """The same without its colour, for questions about scenes in which it has been painted."""
     goal_name: str
     """What the pictures show as the place to move it to."""
-    available: bool
-    """Whether the simulator side of this version supports it."""
+    reach_m: float = 0.06
+    """A tool centre that came this near to the object's centre has reached it (a cube's half diagonal is 3.5 cm)."""
 
 
 _TASKS = (
@@ -42,10 +44,10 @@ _TASKS = (
             "slide the cube forward into the target",
         ),
         held_out=("shove the blue block onto the bullseye", "move the cube into the target by pushing it"),
-        max_steps=60,
+        max_steps=90,
         object_name="blue cube",
+        object_noun="cube",
         goal_name="red and white target",
-        available=True,
     ),
     Task(
         name="PickCube",
@@ -61,48 +63,68 @@ _TASKS = (
         ),
         max_steps=100,
         object_name="red cube",
+        object_noun="cube",
         goal_name="green ball",
-        available=True,
     ),
     Task(
         name="PullCube",
         env_id="PullCube-v1",
-        instructions=("pull the blue cube into the red and white target",),
-        held_out=("drag the blue block back onto the bullseye",),
-        max_steps=60,
+        instructions=(
+            "pull the blue cube into the red and white target",
+            "pull the blue cube back onto the round target",
+            "slide the cube backward into the target",
+        ),
+        held_out=("drag the blue block back onto the bullseye", "move the cube into the target by pulling it"),
+        max_steps=90,
         object_name="blue cube",
+        object_noun="cube",
         goal_name="red and white target",
-        available=False,
     ),
     Task(
         name="StackCube",
         env_id="StackCube-v1",
-        instructions=("stack the red cube on the green cube",),
-        held_out=("put the red block on top of the green block",),
+        instructions=(
+            "stack the red cube on the green cube",
+            "put the red cube on top of the green cube",
+            "pick up the red cube and place it on the green one",
+        ),
+        held_out=(
+            "set the red block down on the green block",
+            "build a tower with the green cube below and the red cube above",
+        ),
         max_steps=150,
         object_name="red cube",
+        object_noun="cube to stack",
         goal_name="green cube",
-        available=False,
     ),
     Task(
         name="PlaceSphere",
         env_id="PlaceSphere-v1",
-        instructions=("put the blue ball into the bin",),
-        held_out=("drop the blue sphere in the box",),
+        instructions=(
+            "put the blue ball into the bin",
+            "place the blue ball in the shallow bin",
+            "pick up the blue ball and set it down in the bin",
+        ),
+        held_out=("drop the blue sphere in the box", "move the ball into the small container"),
         max_steps=150,
         object_name="blue ball",
+        object_noun="ball",
         goal_name="bin",
-        available=False,
     ),
     Task(
         name="LiftPegUpright",
         env_id="LiftPegUpright-v1",
-        instructions=("stand the peg upright",),
-        held_out=("raise the peg so that it stands on its end",),
-        max_steps=200,
+        instructions=(
+            "stand the peg upright",
+            "lift the peg and stand it on its end",
+            "turn the peg upright on the table",
+        ),
+        held_out=("raise the peg so that it stands vertically", "put the bar on the table in a vertical position"),
+        max_steps=180,
         object_name="peg",
-        goal_name="table",
-        available=False,
+        object_noun="peg",
+        goal_name="spot under the peg",
+        reach_m=0.14,
     ),
 )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from blm.actors.sim.cameras import CAMERAS
+from blm.actors.sim.spawn import Spawn
 from blm.actors.sim.tasks import TASKS, Task, get_task
 from blm.model.embodiments import CONTROL_HZ, EMBODIMENTS, Embodiment, get_embodiment, suggest
 from blm.model.errors import UserError
@@ -22,8 +23,8 @@ SEED_RANGES: dict[str, tuple[int, int]] = {
 }
 """First (inclusive) and last (exclusive) scene seed of each purpose, in every cell."""
 
-SIMULATED_ROBOTS = ("panda",)
-"""Robots for which this version has a simulator description."""
+MOST_SHIFT_M = 0.5
+"""Further than that from where ManiSkill puts them, things fall off the table."""
 
 control_hz = CONTROL_HZ
 """Control steps per second everywhere."""
@@ -67,16 +68,6 @@ def parse_cell(text: str) -> Cell:
     return Cell(robot=get_embodiment(robot).name, task=get_task(task).name)
 
 
-def require_simulated(cell: Cell) -> None:
-    """UserError unless this version can simulate the cell, with what it can simulate."""
-    tasks = tuple(task.name for task in TASKS.values() if task.available)
-    can = f"this version simulates {', '.join(SIMULATED_ROBOTS)} on {', '.join(tasks)}"
-    if cell.robot not in SIMULATED_ROBOTS:
-        raise UserError(f"cell {cell.name}: robot {cell.robot} is known but not yet in the simulator; {can}")
-    if cell.task not in tasks:
-        raise UserError(f"cell {cell.name}: task {cell.task} is known but not yet in the simulator; {can}")
-
-
 def seed_range(purpose: str) -> range:
     """Scene seeds that belong to a purpose (a key of `SEED_RANGES`)."""
     return range(*SEED_RANGES[purpose])
@@ -94,6 +85,10 @@ class WorldConfig:
     """Width and height of every picture."""
     geometry: Geometry = "lite"
     """`lite`: our own light primitives; `official`: the robot maker's meshes."""
+    spawn_shift_m: tuple[float, float] = (0.0, 0.0)
+    """By how much everything that a scene puts on the table is moved along x and y, in every cell."""
+    spawn_spread: float = 1.0
+    """Width of the regions in which things are put, as a share of the cell's."""
 
     def __post_init__(self) -> None:
         if not self.cells:
@@ -111,6 +106,15 @@ class WorldConfig:
             raise UserError(f"world.image_px is {self.image_px}; give a size from 16 to 1024")
         if self.geometry not in ("lite", "official"):
             raise UserError(f"world.geometry is {self.geometry!r}; give 'lite' or 'official'")
+        if not all(abs(shift_m) <= MOST_SHIFT_M for shift_m in self.spawn_shift_m):
+            raise UserError(f"world.spawn_shift_m is {self.spawn_shift_m}; the table allows {MOST_SHIFT_M} m each way")
+        if not 0.0 <= self.spawn_spread <= 2.0:
+            raise UserError(f"world.spawn_spread is {self.spawn_spread}; give a share from 0 to 2")
+
+    @property
+    def spawn(self) -> Spawn:
+        """The spawn options as one."""
+        return Spawn(shift_m=self.spawn_shift_m, spread=self.spawn_spread)
 
     def parsed_cells(self) -> tuple[Cell, ...]:
         """The cells as objects, in order."""

@@ -1,0 +1,99 @@
+"""What a simulator with cameras has beyond one without: the cameras in the scene, the look, and taking pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sapien
+from mani_skill.utils import sapien_utils
+
+from blm.actors.sim.cameras import CAMERAS, FAR_M, MOUNTED_NEAR_M, NEAR_M, CameraSpec, check_camera
+from blm.actors.sim.dressing import Wardrobe
+from blm.actors.sim.look import PLAIN, Look
+from blm.actors.sim.scenes import CellScene
+from blm.model.embodiments import suggest
+from blm.model.errors import UserError
+
+Picture = npt.NDArray[np.uint8]
+
+SHADER = Path(__file__).parent / "assets/shader"
+
+
+class Viewer:
+    """The cameras of one built scene. A rebuilt scene needs a new one."""
+
+    def __init__(self, scene: CellScene, cameras: Sequence[CameraSpec], image_px: int, look: Look = PLAIN) -> None:
+        """cameras: none is fine, there are no pictures then."""
+        self._scene = scene
+        self._specs = tuple(cameras)
+        self._cameras = {spec.name: _add_camera(scene, spec, image_px) for spec in cameras}
+        self._wardrobe = Wardrobe(scene)
+        self.look = PLAIN
+        if look is not PLAIN:
+            self.set_look(look)
+
+    def set_look(self, look: Look) -> None:
+        """Draws all further pictures with this look. ValueError without cameras."""
+        if not self._specs:
+            raise ValueError("a simulator without cameras has no looks")
+        if look is self.look:
+            return
+        self.look = look
+        self._wardrobe.put_on(look)
+        for spec in self._specs:
+            camera, pose = self._cameras[spec.name], _pose(look.cameras.get(spec.name, spec))
+            if spec.mounted:
+                camera.set_local_pose(pose)
+            else:
+                camera.entity.set_pose(pose)
+
+    def pictures(self) -> dict[str, Picture]:
+        """The scene as it is now from every camera, uint8 [H,W,3] each."""
+        if self._cameras:
+            self._scene.place_markers()
+            self._scene.scene.sub_scenes[0].update_render()
+        pictures = {}
+        for name, camera in self._cameras.items():
+            camera.take_picture()
+            pictures[name] = _finish(camera.get_picture("Color"), self.look.background_grey)
+        return pictures
+
+
+def known_camera(camera: str | CameraSpec) -> CameraSpec:
+    """A camera by its name, or one's own. UserError for an unknown name or one that would see nothing."""
+    if isinstance(camera, str):
+        if camera not in CAMERAS:
+            raise UserError(f"unknown camera {camera!r}; {suggest(camera, CAMERAS)}")
+        camera = CAMERAS[camera]
+    check_camera(camera)
+    return camera
+
+
+def _add_camera(scene: CellScene, spec: CameraSpec, image_px: int) -> sapien.render.RenderCameraComponent:
+    sapien.render.set_camera_shader_dir(str(SHADER))
+    sapien.render.set_picture_format("Color", "r8g8b8a8unorm")
+    side_px = 2 * image_px  # see _finish
+    built, pose = scene.scene.sub_scenes[0], _pose(spec)
+    if spec.mounted:
+        hand = scene.agent.tcp._objs[0].entity
+        return built.add_mounted_camera(
+            spec.name, hand, pose, side_px, side_px, spec.fov_rad, near=MOUNTED_NEAR_M, far=FAR_M
+        )
+    camera = built.add_camera(spec.name, side_px, side_px, spec.fov_rad, near=NEAR_M, far=FAR_M)
+    camera.entity.set_pose(pose)
+    return camera
+
+
+def _pose(spec: CameraSpec) -> sapien.Pose:
+    return sapien_utils.look_at(spec.eye_m, spec.target_m, spec.up).sp
+
+
+def _finish(picture: Picture, background_grey: int) -> Picture:
+    """RGBA [2H,2W,4] as drawn -> RGB [H,W,3]: a background where nothing was drawn, then the mean of 2 by 2 pixels.
+
+    The mean keeps what a small object's edge says about its place between two pixels.
+    """
+    drawn = np.where(picture[..., 3:] > 0, picture[..., :3], np.uint8(background_grey)).astype(np.uint16)
+    rows = drawn[0::2] + drawn[1::2]
+    return ((rows[:, 0::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
