@@ -5,6 +5,7 @@ the console for the pipeline's own words: what libraries and worker processes lo
 except for lines that workers print as progress (`[stage] text`). BLM_RAY_LOGS=all shows everything.
 """
 
+import errno
 import logging
 import os
 import re
@@ -33,6 +34,9 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",  # deprecation notices of libraries, once a worker process
 }
 """Settings for the driver and, through Ray, for every worker. What the user has set already stays."""
+
+DISK_FULL = ("No space left on device", "database or disk is full")
+"""How libraries that lose the error number say that the disk is full."""
 
 LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # a cluster of one process tree on loopback needs no token
@@ -169,6 +173,22 @@ def cause_of(error: BaseException) -> UserError | None:
     WorkerGroupError.worker_failures, and Ray Data's only as `__cause__` text: exceptions lose that link on their way
     between processes.
     """
+    for current in _chain(error):
+        if isinstance(current, UserError) and not isinstance(getattr(current, "cause", None), UserError):
+            return current
+    return _from_traceback(str(error))
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an exception, in this process or a worker."""
+    return any(
+        getattr(current, "errno", None) == errno.ENOSPC or any(words in str(current) for words in DISK_FULL)
+        for current in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and everything that it wraps or came from, each once."""
     waiting: list[Any] = [error]
     seen: set[int] = set()
     while waiting:
@@ -176,14 +196,11 @@ def cause_of(error: BaseException) -> UserError | None:
         if not isinstance(current, BaseException) or id(current) in seen:
             continue
         seen.add(id(current))
-        cause = getattr(current, "cause", None)
-        if isinstance(current, UserError) and not isinstance(cause, UserError):
-            return current
-        waiting += [cause, current.__cause__, getattr(current, "_base_exc", None)]
+        yield current
+        waiting += [getattr(current, "cause", None), current.__cause__, getattr(current, "_base_exc", None)]
         waiting += [getattr(current, "controller_failure", None)]
         waiting += list(getattr(current, "worker_failures", {}).values())
         waiting += [current.__context__]
-    return _from_traceback(str(error))
 
 
 def _from_traceback(text: str) -> UserError | None:

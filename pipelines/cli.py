@@ -42,12 +42,17 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Its stages, in order": tuple(Command(name=stage.name, about=stage.about, module="cli_run") for stage in STAGES),
     "The trained model at work": (Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),),
+    "Its data": (
+        Command(name="data", about="check datasets, and look at them: charts, videos, contact sheets", module="data"),
+    ),
     "This machine": (
         Command(
             name="doctor",
             about="check every part of the installation, and say how to mend what is missing",
             module="doctor",
         ),
+        Command(name="assets", about="the robots' official descriptions: which are here; fetch them", module="assets"),
+        Command(name="bench", about="how fast it is here, beside others at the same work", module="bench"),
     ),
 }
 """The table of contents."""
@@ -131,9 +136,14 @@ def _explain(error: Exception) -> int:
     """Say what went wrong: one line for what a person can mend, a traceback for anything else."""
     cause: UserError | None = error if type(error) is UserError else None
     if cause is None:
-        from blm.cluster.ray_runtime import cause_of  # finds a UserError inside what Ray wraps round it
+        from blm.cluster.ray_runtime import cause_of, is_disk_full  # they look inside what Ray wraps round an error
 
         cause = cause_of(error)
+        if cause is None and is_disk_full(error):
+            cause = UserError(
+                "the disk is full; free some space (`df -h` shows where) and give the same command again: what is "
+                "finished is kept, and it goes on from there"
+            )
     if cause is not None:
         _say("error: " + " ".join(str(cause).split()))
         return WRONG_INPUT

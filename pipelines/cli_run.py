@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--from", metavar="STAGE", dest="redo_from", help="make this stage and all later ones anew")
         parser.epilog = f"stages: {names}"
     else:
+        if stage == "collect":
+            parser.add_argument("--episodes", type=int, metavar="N", help="short for --set collect.episodes_per_cell=N")
         inputs = next(s.inputs for s in STAGES if s.name == stage)
         parser.epilog = f"needs finished: {' '.join(inputs) or 'nothing'}\n\noptions for --set:\n{options_of(stage)}"
 
@@ -60,7 +62,10 @@ def main(name: str, arguments: argparse.Namespace) -> int:
     from blm.pipelines.config import load_config
     from blm.pipelines.run import RunOptions, run, summarise
 
-    config = load_config(arguments.preset, arguments.overrides, name=arguments.name)
+    overrides = list(arguments.overrides)
+    if getattr(arguments, "episodes", None) is not None:
+        overrides.append(f"collect.episodes_per_cell={arguments.episodes}")
+    config = load_config(arguments.preset, overrides, name=arguments.name)
     only = None if name == "run" else name
     options = RunOptions(
         root=arguments.root,

@@ -44,7 +44,11 @@ class CellProgress:
     limits: Limits
     """What is wanted."""
     taken: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Seed -> {"steps" (None if it failed), "first_plan", "failures"}."""
+    """Seed -> {"steps" (None if it failed), "first_plan", "failures", "rejected", "jerk_rad_s3"}."""
+    busy_s: float = 0.0
+    """Time that workers of this process have spent on the cell."""
+    made: int = 0
+    """Episodes that they made in it."""
     _fresh: dict[int, Demonstration] = field(default_factory=dict)
     _next_seed: int = 0
     _asked: set[int] = field(default_factory=set)
@@ -84,10 +88,12 @@ class CellProgress:
         """Queues every seed of an item as an item of its own."""
         self._single.extend(DemonstrationItem(cell=item.cell, seeds=(seed,)) for seed in item.seeds)
 
-    def take(self, demonstrations: Iterable[Demonstration]) -> None:
-        """Results of a worker; blocks that are complete with them are written."""
+    def take(self, demonstrations: Iterable[Demonstration], busy_s: float = 0.0) -> None:
+        """Results of a worker and the time they took it; blocks that are complete with them are written."""
+        self.busy_s += busy_s
         blocks = set()
         for one in demonstrations:
+            self.made += one.episode is not None
             self._fresh[one.seed] = one
             blocks.add(self._block(one.seed))
         for block in blocks:
@@ -111,6 +117,8 @@ class CellProgress:
                 "steps": None if one.episode is None else len(one.episode.actions),
                 "first_plan": one.first_plan,
                 "failures": [str(reason) for reason in one.failures],
+                "rejected": one.rejected,
+                "jerk_rad_s3": None if one.episode is None else one.episode.metrics.get("jerk_rad_s3"),
             }
             for one in demonstrations
         }
@@ -170,6 +178,7 @@ class CellProgress:
         """Numbers of this cell over the seeds used."""
         rows = [self.taken[seed] for seed in self._used()]
         steps = [row["steps"] for row in rows if row["steps"] is not None]
+        jerks = [row["jerk_rad_s3"] for row in rows if row["jerk_rad_s3"] is not None]
         tried = max(len(rows), 1)
         return {
             "kept": len(steps),
@@ -177,5 +186,8 @@ class CellProgress:
             "first_plan_rate": round(sum(row["first_plan"] for row in rows) / tried, 4),
             "success_rate": round(len(steps) / tried, 4),
             "median_steps": float(np.median(steps)) if steps else 0.0,
+            "median_jerk_rad_s3": float(np.median(jerks)) if jerks else None,
             "failures": self.failures(),
+            "failed_attempts": dict(Counter(reason for row in rows for reason in row["failures"]).most_common()),
+            "rejected_alternatives": dict(sum((Counter(row["rejected"]) for row in rows), Counter()).most_common()),
         }

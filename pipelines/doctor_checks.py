@@ -193,8 +193,8 @@ def renderer() -> Answer:
 def planner() -> Answer:
     """A demonstration is planned and, executed, does the task's motion."""
     from blm.actors.sim.env import CellEnv
-    from blm.actors.sim.execute import situation
     from blm.actors.sim.planner import CellPlanner
+    from blm.actors.sim.situations import situation
     from blm.actors.sim.world import parse_cell
 
     cell = parse_cell(CELL)

@@ -18,7 +18,7 @@ from typing import Any
 
 from blm.actors.sim.cameras import CAMERAS
 from blm.actors.sim.outcome import RolloutConfig
-from blm.actors.sim.world import Cell, require_simulated, seed_range
+from blm.actors.sim.world import Cell, seed_range
 from blm.model.embodiments import suggest
 from blm.model.errors import UserError
 from blm.pipelines.digital import DigitalConfig, evaluate_digital
@@ -88,8 +88,6 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
     """Roll out, film and ask. Returns the summary; UserError if the model does not fit the world, or nothing ran."""
     cells = context.world.parsed_cells()
-    for cell in cells:
-        require_simulated(cell)
     # Episodes that ended in an error are tried again when a stage that was broken off is called again.
     with Ledger(context.out / "episodes.jsonl", KEY, keep=lambda record: not record["error"]) as ledger:
         work = run_rollouts(config, context, ledger)

@@ -10,7 +10,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 def presets() -> dict[str, Path]:
     """Shipped presets, name -> file, from the smallest to the largest."""
-    order = ["tiny", "small", "paper"]
+    order = ["tiny", "grid24", "small", "paper"]
     found = {path.stem: path for path in PRESETS.glob("*.yaml")}
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
 
