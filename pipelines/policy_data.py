@@ -19,7 +19,7 @@ from blm.model.transforms import relative_chunk
 from blm.pipelines.datasets.lerobot import LeRobotDataset
 from blm.pipelines.intent_cache import IntentCache
 
-HELD_OUT_EVERY = 20  # every 20th episode is kept for validation; of fewer than 20, the last
+HELD_OUT_EVERY = 20  # every 20th demonstration is kept for validation; of fewer than 20, the last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +65,9 @@ def load_windows(
     parts: dict[str, list[np.ndarray]] = {
         name: [] for name in ("state", "chunk", "is_pad", "frame", "future", "held_out")
     }
-    count = len(dataset.episodes)
-    every = min(HELD_OUT_EVERY, max(count, 2))
-    for episode in dataset.episodes:
+    demonstrations = _demonstration_numbers(dataset)
+    every = min(HELD_OUT_EVERY, max(len(set(demonstrations)), 2))
+    for episode, demonstration in zip(dataset.episodes, demonstrations, strict=True):
         table = dataset.read(episode, ["observation.state", "action_chunk", "action_chunk_is_pad"])
         state = dataset.values(table, "observation.state").astype(np.float32)
         absolute = dataset.values(table, "action_chunk").astype(np.float32)
@@ -81,7 +81,7 @@ def load_windows(
         parts["is_pad"].append(is_pad[keep])
         parts["frame"].append((episode.first_frame + row)[keep])
         parts["future"].append((episode.first_frame + np.minimum(row + ahead, episode.length - 1))[keep])
-        parts["held_out"].append(np.full(int(keep.sum()), episode.index % every == every - 1))
+        parts["held_out"].append(np.full(int(keep.sum()), demonstration % every == every - 1))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     if len(arrays["state"]) == 0:
         raise UserError(
@@ -89,6 +89,13 @@ def load_windows(
             " stage2.min_actions"
         )
     return RobotWindows(embodiment=embodiment, cache=cache, **arrays)
+
+
+def _demonstration_numbers(dataset: LeRobotDataset) -> list[int]:
+    """Which demonstration every episode shows. Episodes that are the same one in another look share a number."""
+    numbers: dict[tuple[object, object], int] = {}
+    keys = [(one.extra.get("cell"), one.extra.get("seed", one.index)) for one in dataset.episodes]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def statistics_of(windows: Sequence[RobotWindows]) -> dict[str, EmbodimentStatistics]:

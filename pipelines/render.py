@@ -1,10 +1,11 @@
 """Stage `render`: kept simulator states become pictures, in a LeRobotDataset v3.0 a robot.
 
 Demonstrations are kept as states, because physics is far cheaper than pictures; here they are replayed, at
-the cameras, size and geometry of the world configuration, and only at every `stride`-th control step. Ray
-Data hands one episode file at a time to a few workers, each of which keeps its simulators; every file's
+the cameras, size and geometry of the world configuration, and only at every `stride`-th control step. One
+demonstration can be drawn several times, with other camera poses, light and table each time (`variants`).
+Ray Data hands one episode file at a time to a few workers, each of which keeps its simulators; every file's
 frames go to a part of their own, so a killed stage goes on with the files that are left. The parts are then
-assembled by (cell, seed): the result does not depend on the workers.
+assembled by (cell, seed, variant): the result does not depend on the workers.
 
     blm render --preset tiny
 """
@@ -13,33 +14,31 @@ import io
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from blm.actors.sim.cameras import CAMERAS, check_camera
+from blm.actors.sim.look import LookConfig
 from blm.actors.sim.world import WorldConfig, parse_cell
-from blm.model.embodiments import CONTROL_HZ, Embodiment, get_embodiment
+from blm.model.embodiments import CONTROL_HZ, get_embodiment
 from blm.model.errors import UserError
 from blm.pipelines.datasets.items import map_items
-from blm.pipelines.datasets.lerobot_schema import Feature, image_feature
-from blm.pipelines.datasets.lerobot_stats import picture_histogram
+from blm.pipelines.datasets.lerobot_schema import Feature
+from blm.pipelines.datasets.lerobot_video import first_frame
 from blm.pipelines.datasets.lerobot_writer import EpisodeFrames, write_lerobot
-from blm.pipelines.datasets.parquet import open_parquet, read_table, remove_leftovers, write_table
+from blm.pipelines.datasets.parquet import open_parquet, read_table, remove_leftovers
+from blm.pipelines.render_frames import PICTURE_PREFIX, RenderWorker, dataset_features, from_row
 from blm.pipelines.workspace import StageContext
 
-if TYPE_CHECKING:  # the simulator takes seconds to import, and only the workers need it
-    from blm.actors.sim.env import CellEnv
-    from blm.actors.sim.episode import Episode
+VERSION = 2
 
-VERSION = 1
-
-PICTURE_PREFIX = "observation.images."
-POSITION_NAMES = tuple(f"{thing}.{axis}_m" for thing in ("tcp", "object", "goal") for axis in "xyz")
+Place = tuple[str, int, int, Path, int]
+"""Cell, seed and variant of an episode, the part it is in, and its row there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +51,16 @@ class RenderConfig:
     """`png` is exact and, for the flat colours of `lite` geometry, also the smaller; `jpeg` (quality 95)
     suits meshes.
     """
+    storage: Literal["images", "video"] = "images"
+    """`images` keeps pictures in Parquet; `video` an MP4 a camera: far smaller, no longer exact, and whoever trains
+    on single frames decodes two.
+    """
+    variants: int = 1
+    """How many times every episode is drawn; each further time is an episode of its own with another look."""
+    plain_first: bool = True
+    """Whether the first variant has the plain look, which is the one of rollouts."""
+    look: LookConfig = field(default_factory=LookConfig)
+    """What the looks of the others are drawn from."""
     chunk: int = 16
     """Length H of the action chunk stored with every frame, in control steps."""
 
@@ -60,21 +69,30 @@ class RenderConfig:
             raise UserError(f"render.stride is {self.stride}; give a divisor of the control rate, {CONTROL_HZ}")
         if self.image_format not in ("png", "jpeg"):
             raise UserError(f"render.image_format is {self.image_format!r}; give png or jpeg")
-        if self.chunk < 1:
-            raise UserError(f"render.chunk is {self.chunk}; give 1 or more")
+        if self.storage not in ("images", "video"):
+            raise UserError(f"render.storage is {self.storage!r}; give images or video")
+        for name in ("chunk", "variants"):
+            if getattr(self, name) < 1:
+                raise UserError(f"render.{name} is {getattr(self, name)}; give 1 or more")
 
     @property
     def fps(self) -> int:
         """Frames per second of the dataset."""
         return CONTROL_HZ // self.stride
 
+    @property
+    def draws_looks(self) -> bool:
+        """Whether any variant has another look than the plain one."""
+        return self.variants > 1 or not self.plain_first
+
 
 def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
     """Render every episode that `collect` kept. Returns counts per robot.
 
-    UserError if there is no episode, a file is damaged, or an episode belongs to another simulator
-    description.
+    UserError if there is no episode, a file is damaged, an episode belongs to another simulator description, or a
+    camera would see nothing.
     """
+    _check_pictures(config, context.world)
     files = _episode_files(context.inputs["collect"])
     parts = context.out / "parts"
     remove_leftovers(parts)
@@ -108,115 +126,23 @@ def _episode_files(collect: Path) -> list[Path]:
     return files
 
 
-class RenderWorker:
-    """Renders one file of episodes at a time. Called by Ray Data; works as well without."""
-
-    def __init__(self, config: RenderConfig, world: WorldConfig) -> None:
-        from blm.actors.renderer import Renderer
-
-        self.config = config
-        self.renderer = Renderer(world)
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        from blm.actors.sim.episode import read_episodes
-
-        rows = []
-        for episode in read_episodes(Path(item["source"])):
-            env = self.renderer.env(parse_cell(f"{episode.robot}/{episode.task}"))
-            rows.append(_to_row(render_episode(env, episode, self.config), episode.robot))
-        write_table(Path(item["part"]), pa.Table.from_pylist(rows))
-        return {"part": item["part"], "frames": sum(row["length"] for row in rows)}
+def _check_pictures(config: RenderConfig, world: WorldConfig) -> None:
+    """UserError if a camera could come to stand where it sees nothing, or its pictures do not fit into a video."""
+    for name in world.cameras:
+        check_camera(CAMERAS[name], config.look.eye_jitter_m if config.draws_looks else 0.0)
+    if config.storage == "video" and world.image_px % 2:
+        raise UserError(f"world.image_px is {world.image_px}; videos (render.storage) need an even number")
 
 
-def render_episode(env: "CellEnv", episode: "Episode", config: RenderConfig) -> EpisodeFrames:
-    """Replay an episode and take the frames at control steps 0, stride, 2 stride, ... up to the final state.
-
-    With T control steps: `action` is the target in force when the next frame is taken, `action_chunk` the H
-    targets from this step on, the last one repeated past the end and marked as padding.
-    """
-    from blm.actors.renderer import encode_picture
-
-    n_steps = len(episode.actions)
-    if episode.states.shape[1] != env.state().size:
-        raise UserError(
-            f"episode {episode.cell} seed {episode.seed} has simulator states of {episode.states.shape[1]} numbers,"
-            f" this version has {env.state().size}; run the collect stage again"
-        )
-    steps = np.arange(0, n_steps + 1, config.stride)
-    pictures: dict[str, list[bytes]] = {}
-    success = []
-    for step in steps:
-        env.set_state(episode.states[step])
-        success.append(env.success())
-        for camera, picture in env.render().items():
-            name = f"{PICTURE_PREFIX}{camera}"
-            pictures.setdefault(name, []).append(encode_picture(picture, config.image_format))
-    chunk_steps = steps[:, None] + np.arange(config.chunk)
-    values = {
-        "observation.state": episode.proprio[steps],
-        "action": episode.actions[np.minimum(steps + config.stride - 1, n_steps - 1)],
-        "action_chunk": episode.actions[np.minimum(chunk_steps, n_steps - 1)],
-        "action_chunk_is_pad": chunk_steps >= n_steps,
-        "privileged.object_positions": episode.object_positions[steps],
-        "next.success": np.array([*success[1:], episode.success]),
-    }
-    return EpisodeFrames(
-        task=episode.instruction,
-        values=values,
-        pictures=pictures,
-        histograms={name: picture_histogram(encoded) for name, encoded in pictures.items()},
-        extra={"cell": env.cell.name, "seed": int(episode.seed), "geometry": env.geometry},
-    )
-
-
-def dataset_features(embodiment: Embodiment, world: WorldConfig, config: RenderConfig) -> dict[str, Feature]:
-    """The columns of a robot's dataset, before the five that every dataset ends with."""
-    cameras = {f"{PICTURE_PREFIX}{camera}": image_feature(world.image_px) for camera in world.cameras}
-    return cameras | {
-        "observation.state": Feature(dtype="float32", shape=(embodiment.state_dim,), names=embodiment.state_names),
-        "action": Feature(dtype="float32", shape=(embodiment.action_dim,), names=embodiment.action_names),
-        "action_chunk": Feature(dtype="float32", shape=(config.chunk, embodiment.action_dim)),
-        "action_chunk_is_pad": Feature(dtype="bool", shape=(config.chunk,)),
-        "privileged.object_positions": Feature(dtype="float32", shape=(9,), names=POSITION_NAMES),
-        "next.success": Feature(dtype="bool", shape=(1,)),
-    }
-
-
-# ---------------------------------------------------------------------------------------- parts and assembly
-
-
-def _to_row(frames: EpisodeFrames, robot: str) -> dict[str, Any]:
-    """An episode as one row of a part: arrays flattened, the histograms behind the pictures."""
-    return {
-        "robot": robot,
-        "task": frames.task,
-        "length": frames.length,
-        **frames.extra,
-        **{name: array.reshape(-1).tolist() for name, array in frames.values.items()},
-        **frames.pictures,
-        **{f"histogram/{name}": counts.reshape(-1).tolist() for name, counts in frames.histograms.items()},
-    }
-
-
-def _from_row(row: dict[str, Any], features: dict[str, Feature]) -> EpisodeFrames:
-    numeric = {name: feature for name, feature in features.items() if not feature.is_image}
-    pictures = [name for name, feature in features.items() if feature.is_image]
-    n = row["length"]
-    return EpisodeFrames(
-        task=row["task"],
-        values={name: np.array(row[name], dtype=f.dtype).reshape(n, *f.shape) for name, f in numeric.items()},
-        pictures={name: row[name] for name in pictures},
-        histograms={name: np.array(row[f"histogram/{name}"]).reshape(3, 256) for name in pictures},
-        extra={name: row[name] for name in ("cell", "seed", "geometry")},
-    )
+# ----------------------------------------------------------------------------------------------------- assembly
 
 
 def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) -> dict[str, Any]:
-    """Write one dataset a robot from the parts, episodes ordered by cell, then seed."""
-    order: dict[str, list[tuple[str, int, Path, int]]] = {}
+    """Write one dataset a robot from the parts, episodes ordered by cell, then seed, then variant."""
+    order: dict[str, list[Place]] = {}
     for part in parts:
-        for row, keys in enumerate(read_table(part, ["robot", "cell", "seed"]).to_pylist()):
-            order.setdefault(keys["robot"], []).append((keys["cell"], keys["seed"], part, row))
+        for row, keys in enumerate(read_table(part, ["robot", "cell", "seed", "variant"]).to_pylist()):
+            order.setdefault(keys["robot"], []).append((keys["cell"], keys["seed"], keys["variant"], part, row))
     summary: dict[str, Any] = {"fps": config.fps, "datasets": {}, "cells": {}}
     for robot, places in sorted(order.items()):
         places.sort()
@@ -230,7 +156,7 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
             episodes=_episodes_in_order(places, features),
         )
         _write_examples(context.out / "examples", places, features)
-        size_mb = sum(path.stat().st_size for path in root.rglob("*.parquet")) / 2**20
+        size_mb = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 2**20
         summary["datasets"][robot] = {
             "episodes": info["total_episodes"], "frames": info["total_frames"], "size_mb": round(size_mb, 2)
         }  # fmt: skip
@@ -240,27 +166,27 @@ def _assemble(config: RenderConfig, context: StageContext, parts: list[Path]) ->
     return summary
 
 
-def _write_examples(folder: Path, places: list[tuple[str, int, Path, int]], features: dict[str, Feature]) -> None:
+def _write_examples(folder: Path, places: list[Place], features: dict[str, Feature]) -> None:
     """`<cell>/<camera>.png` of each cell's first frame: something to show to a served model."""
     for cell, of_cell in groupby(places, key=lambda place: place[0]):
-        _, _, part, row = next(of_cell)
-        first = _from_row(read_table(part).slice(row, 1).to_pylist()[0], features)
+        *_, part, row = next(of_cell)
+        first = from_row(read_table(part).slice(row, 1).to_pylist()[0], features)
         out = folder / parse_cell(cell).slug
         out.mkdir(parents=True, exist_ok=True)
         for name, encoded in first.pictures.items():
             Image.open(io.BytesIO(encoded[0])).save(out / f"{name.removeprefix(PICTURE_PREFIX)}.png")
+        for name, segment in first.videos.items():
+            Image.fromarray(first_frame(segment)).save(out / f"{name.removeprefix(PICTURE_PREFIX)}.png")
 
 
-def _episodes_in_order(
-    places: list[tuple[str, int, Path, int]], features: dict[str, Feature]
-) -> Iterator[EpisodeFrames]:
+def _episodes_in_order(places: list[Place], features: dict[str, Feature]) -> Iterator[EpisodeFrames]:
     """Episodes one by one. Parts hold neighbouring seeds, so keeping the last one open reads each about once."""
     opened: tuple[Path, pa.Table] | None = None
-    previous: tuple[str, int] | None = None
-    for cell, seed, part, row in places:
-        if (cell, seed) == previous:
+    previous: tuple[str, int, int] | None = None
+    for cell, seed, variant, part, row in places:
+        if (cell, seed, variant) == previous:
             raise UserError(f"collect kept two episodes of {cell} seed {seed}; run the collect stage again")
-        previous = (cell, seed)
+        previous = (cell, seed, variant)
         if opened is None or opened[0] != part:
             opened = (part, read_table(part))
-        yield _from_row(opened[1].slice(row, 1).to_pylist()[0], features)
+        yield from_row(opened[1].slice(row, 1).to_pylist()[0], features)

@@ -17,7 +17,7 @@ import ray
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from blm.actors.sim.cameras import CAMERAS, project
+from blm.actors.sim.cameras import CAMERAS, FIXED_CAMERAS, project
 from blm.model.errors import UserError
 from blm.model.prompts import encode_chat
 from blm.model.rope import mrope_positions
@@ -103,13 +103,19 @@ def _encode_row(
 
 
 def _points_px(row: ChatRow, sizes: Sequence[tuple[int, int]], cameras: Sequence[str]) -> np.ndarray:
-    """Where gripper, object and goal are in each picture, float32 [M, 3, 2]; NaN without simulator truth."""
+    """Where gripper, object and goal are in each picture, float32 [M, 3, 2].
+
+    NaN without simulator truth, and in pictures of a camera that moves with the hand.
+    """
     known = row.meta.get("object_positions")
     if known is None or len(sizes) != len(cameras):
         return np.full((len(sizes), N_POINTS, 2), np.nan, dtype=np.float32)
     points_m = np.asarray(known).reshape(N_POINTS, 3)
-    pixels = [project(points_m, CAMERAS[camera], size[0])[0] for camera, size in zip(cameras, sizes, strict=True)]
-    return np.asarray(pixels, dtype=np.float32)
+    pixels = np.full((len(sizes), N_POINTS, 2), np.nan, dtype=np.float32)
+    for picture, (camera, size) in enumerate(zip(cameras, sizes, strict=True)):
+        if camera in FIXED_CAMERAS:
+            pixels[picture], _ = project(points_m, CAMERAS[camera], size[0])
+    return pixels
 
 
 class RowStore:

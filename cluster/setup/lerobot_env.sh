@@ -23,7 +23,7 @@ if [[ ! -x "$main/bin/python" ]]; then
     exit 2
 fi
 
-echo "making $env (lerobot $lerobot_version, about 250 MB; needs the package registry)"
+echo "making $env (lerobot $lerobot_version, about 280 MB; needs the package registry)"
 rm -rf "$env"
 "$main/bin/python" -m venv "$env"
 own_site="$("$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
@@ -36,12 +36,13 @@ main_site="$("$main/bin/python" -c 'import sysconfig; print(sysconfig.get_path("
     fi
 } > "$own_site/zz_borrow_main_environment.pth"
 
-"$env/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "lerobot==$lerobot_version"
+# Its way of reading videos without torchcodec is in torchvision up to 0.25 only; of that, the Python part is used.
+"$env/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "lerobot==$lerobot_version" 'torchvision>=0.25,<0.26'
 # What lerobot's dataset code imports, at versions it accepts; pip sees the borrowed packages and leaves them where they are.
 "$env/bin/python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts \
     'datasets>=4,<5' 'huggingface_hub>=0.34.2,<0.36' 'draccus==0.10.0' 'pandas>=2.2,<3' 'packaging<26' 'deepdiff<9' \
     'av>=15,<16' 'accelerate>=1.10,<2' jsonlines termcolor
 
-HF_HUB_OFFLINE=1 "$env/bin/python" -c 'from lerobot.datasets.lerobot_dataset import LeRobotDataset'
+HF_HUB_OFFLINE=1 "$env/bin/python" -W ignore -c 'from lerobot.datasets.lerobot_dataset import LeRobotDataset'
 printf '%s' "$recipe" > "$stamp"
 echo "ready: $env"

@@ -1,4 +1,4 @@
-"""Reads LeRobotDataset v3.0 image datasets with pyarrow, an episode at a time.
+"""Reads LeRobotDataset v3.0 with pyarrow, an episode at a time; pictures may be in Parquet or in MP4 files.
 
 Written by `lerobot_writer` or by the `lerobot` package, from which the names are taken; that package itself
 is not needed (it pins other versions of half of this project's dependencies). An episode is read by its row
@@ -26,7 +26,8 @@ from PIL import Image
 
 from blm.model.errors import UserError
 from blm.pipelines.datasets import lerobot_schema as schema
-from blm.pipelines.datasets.lerobot_schema import Feature, column_pictures, column_values
+from blm.pipelines.datasets.lerobot_schema import Feature, column_pictures, column_values, image_array
+from blm.pipelines.datasets.lerobot_video import decode_frames
 from blm.pipelines.datasets.parquet import open_parquet, read_table
 
 _OWN_COLUMNS = {"episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index"}
@@ -48,6 +49,8 @@ class EpisodeMeta:
     """Data file."""
     row_group: int
     """Place among the episodes of that file."""
+    videos: dict[str, tuple[Path, float]] = field(default_factory=dict)
+    """Video features: the MP4 file, and where in it the episode begins, in seconds."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Columns beyond the format's own, for example `cell`, `seed` and `geometry`."""
 
@@ -88,7 +91,7 @@ class LeRobotDataset:
         """Names of the cameras, in the dataset's order."""
         prefix = "observation.images."
         return tuple(
-            name.removeprefix(prefix) for name, f in self.features.items() if f.is_image and name.startswith(prefix)
+            name.removeprefix(prefix) for name, f in self.features.items() if f.is_picture and name.startswith(prefix)
         )
 
     def stats(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
@@ -97,9 +100,21 @@ class LeRobotDataset:
         return {name: {stat: np.asarray(value) for stat, value in entry.items()} for name, entry in stats.items()}
 
     def read(self, episode: EpisodeMeta, columns: Sequence[str] | None = None) -> pa.Table:
-        """The frames of one episode, in order. UserError naming the file if it is damaged or lacks a column."""
+        """The frames of one episode, in order. UserError naming the file if it is damaged or lacks a column.
+
+        Frames of videos are decoded and come as a column of pictures, like those that are kept as images.
+        """
+        wanted = list(self.features) if columns is None else list(columns)
+        table = self._read_parquet(episode, [name for name in wanted if name not in episode.videos])
+        for name in wanted:
+            if name in episode.videos:
+                path, from_timestamp = episode.videos[name]
+                frames = decode_frames(path, from_timestamp=from_timestamp, length=episode.length, fps=self.fps)
+                table = table.append_column(name, image_array([_png(frame) for frame in frames]))
+        return table.select(wanted)
+
+    def _read_parquet(self, episode: EpisodeMeta, wanted: list[str]) -> pa.Table:
         with open_parquet(episode.path) as file:
-            wanted = list(self.features) if columns is None else list(columns)
             missing = sorted(set(wanted) - set(file.schema_arrow.names))
             if missing:
                 raise UserError(f"{episode.path} has no column {', '.join(missing)}")
@@ -110,7 +125,7 @@ class LeRobotDataset:
                         table.num_rows == episode.length
                         and pc.all(pc.equal(table["episode_index"], episode.index)).as_py()
                     ):
-                        return table.select(wanted)
+                        return table
                 table = file.read(columns=[*wanted, "episode_index"])
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{episode.path} is damaged ({str(error).splitlines()[0]}); make it again") from error
@@ -119,14 +134,14 @@ class LeRobotDataset:
             raise UserError(
                 f"{episode.path} holds {table.num_rows} frames of episode {episode.index}, not {episode.length}"
             )
-        return table.select(wanted)
+        return table
 
     def values(self, frames: pa.Table, name: str) -> npt.NDArray[Any]:
         """A numeric column of a table from `read`, [N, *shape]; scalars come as [N, 1]."""
         return column_values(self.features[name], frames[name])
 
     def encoded_pictures(self, frames: pa.Table, camera: str) -> list[bytes]:
-        """One camera's pictures as they are stored."""
+        """One camera's pictures as they are stored; as PNG if they were frames of a video."""
         return column_pictures(frames[f"observation.images.{camera}"])
 
     def pictures(self, frames: pa.Table, camera: str) -> npt.NDArray[np.uint8]:
@@ -156,10 +171,23 @@ class LeRobotDataset:
                         first_frame=row["dataset_from_index"],
                         path=data_path,
                         row_group=seen_in_file[data_path],
+                        videos=self._video_places(row),
                         extra={k: v for k, v in row.items() if k not in _OWN_COLUMNS and "/" not in k},
                     )
                 )
         return episodes
+
+    def _video_places(self, row: dict[str, Any]) -> dict[str, tuple[Path, float]]:
+        places = {}
+        for name, feature in self.features.items():
+            if feature.is_video:
+                path = self.info["video_path"].format(
+                    video_key=name,
+                    chunk_index=row[f"videos/{name}/chunk_index"],
+                    file_index=row[f"videos/{name}/file_index"],
+                )
+                places[name] = (self.root / path, float(row[f"videos/{name}/from_timestamp"]))
+        return places
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.root / name
@@ -174,6 +202,12 @@ class LeRobotDataset:
 def decode_picture(encoded: bytes) -> npt.NDArray[np.uint8]:
     """PNG or JPEG bytes -> uint8 [H, W, 3]."""
     return np.asarray(Image.open(BytesIO(encoded)).convert("RGB"))
+
+
+def _png(picture: npt.NDArray[np.uint8]) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _names(names: Any) -> tuple[str, ...] | None:

@@ -2,7 +2,7 @@
 
 A feature of shape (1,) is a scalar column, of shape (n,) a fixed-size list, of two dimensions a list of lists
 (what the `datasets` library keeps an Array2D in), and a picture is a struct of its encoded bytes and a path
-that stays null.
+that stays null. Pictures may instead be frames of MP4 files (`lerobot_video`); then there is no column for them.
 """
 
 import math
@@ -21,6 +21,7 @@ CHUNKS_SIZE = 1000
 DATA_FILES_SIZE_MB = 100
 VIDEO_FILES_SIZE_MB = 200
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH = "meta/tasks.parquet"
 STATS_PATH = "meta/stats.json"
@@ -35,21 +36,26 @@ class Feature:
     """One column of a dataset."""
 
     dtype: str
-    """`float32`, `float64`, `int64`, `bool` or `image`."""
+    """`float32`, `float64`, `int64`, `bool`, `image` or `video`."""
     shape: tuple[int, ...]
     """Of one frame's value; pictures are (height, width, 3)."""
     names: tuple[str, ...] | None = None
     """What the entries of the value are called."""
 
     @property
-    def is_image(self) -> bool:
-        """Whether the column holds encoded pictures."""
-        return self.dtype == "image"
+    def is_picture(self) -> bool:
+        """Whether a frame's value is a picture, wherever that is kept."""
+        return self.dtype in ("image", "video")
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the pictures are in MP4 files instead of a column."""
+        return self.dtype == "video"
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """The column's type in the data files."""
-        if self.is_image:
+        """The column's type in the data files, or as a reader fills it in from videos."""
+        if self.is_picture:
             return IMAGE_TYPE
         value = _ARROW_TYPES[self.dtype]
         if self.shape == (1,):
@@ -69,9 +75,10 @@ class Feature:
         }
 
 
-def image_feature(image_px: int) -> Feature:
+def image_feature(image_px: int, *, video: bool = False) -> Feature:
     """A square colour picture."""
-    return Feature(dtype="image", shape=(image_px, image_px, 3), names=("height", "width", "channels"))
+    dtype = "video" if video else "image"
+    return Feature(dtype=dtype, shape=(image_px, image_px, 3), names=("height", "width", "channels"))
 
 
 DEFAULT_FEATURES: dict[str, Feature] = {

@@ -38,9 +38,14 @@ def vector_stats(values: npt.NDArray[Any]) -> Stats:
 
 def picture_histogram(pictures: Iterable[bytes]) -> Histogram:
     """How often each 8-bit value occurs in each channel of encoded pictures: int64 [3, 256]."""
+    return histogram_of(np.asarray(Image.open(BytesIO(encoded)).convert("RGB")) for encoded in pictures)
+
+
+def histogram_of(pictures: Iterable[npt.NDArray[np.uint8]]) -> Histogram:
+    """The same of decoded pictures [H,W,3]."""
     counts = np.zeros((3, 256), dtype=np.int64)
-    for encoded in pictures:
-        pixels = np.asarray(Image.open(BytesIO(encoded)).convert("RGB")).reshape(-1, 3)
+    for picture in pictures:
+        pixels = picture.reshape(-1, 3)
         for channel in range(3):
             counts[channel] += np.bincount(pixels[:, channel], minlength=256)
     return counts

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from blm.pipelines.datasets import lerobot_schema as schema
 from blm.pipelines.datasets.lerobot_schema import DEFAULT_FEATURES, Feature
 from blm.pipelines.datasets.lerobot_stats import STAT_NAMES, Histogram, Stats, picture_stats, vector_stats
+from blm.pipelines.datasets.lerobot_video import VideoFiles, video_info
 from blm.pipelines.datasets.parquet import temporary_path
 
 
@@ -36,9 +37,11 @@ class EpisodeFrames:
     values: dict[str, npt.NDArray[Any]]
     """Numeric features, [N, *shape] each."""
     pictures: dict[str, list[bytes]]
-    """Picture features, N encoded pictures each."""
+    """Image features, N encoded pictures each."""
     histograms: dict[str, Histogram]
     """`lerobot_stats.picture_histogram` of every picture feature."""
+    videos: dict[str, bytes] = field(default_factory=dict)
+    """Video features, a segment of N frames each (`lerobot_video.encode_segment`)."""
     extra: dict[str, str | int | float] = field(default_factory=dict)
     """Columns added to the episode's metadata; the same keys for every episode of a dataset."""
 
@@ -76,7 +79,9 @@ class _Writer:
         self.root = root
         self.fps = fps
         self.features = features
-        self.arrow_schema = pa.schema([(name, feature.arrow_type) for name, feature in features.items()])
+        columns = [(name, feature.arrow_type) for name, feature in features.items() if not feature.is_video]
+        self.arrow_schema = pa.schema(columns)
+        self.videos = {name: VideoFiles(root, name, fps) for name, feature in features.items() if feature.is_video}
         self.tasks: dict[str, int] = {}
         self.n_frames = 0
         self.episode_rows: list[dict[str, Any]] = []
@@ -97,14 +102,15 @@ class _Writer:
             "index": frame_index + self.n_frames,
             "task_index": np.full(n, task_index),
         }
-        given = values.keys() | episode.pictures.keys()
+        given = values.keys() | episode.pictures.keys() | episode.videos.keys()
         if given != self.features.keys():
             raise ValueError(f"episode has columns {sorted(given)}, the dataset {sorted(self.features)}")
         arrays = []
-        for name, feature in self.features.items():
+        for name in self.arrow_schema.names:
+            feature = self.features[name]
             array = (
                 schema.image_array(episode.pictures[name])
-                if feature.is_image
+                if feature.is_picture
                 else schema.numeric_array(feature, values[name])
             )
             if len(array) != n:
@@ -145,10 +151,12 @@ class _Writer:
             **{f"data/{name}": value for name, value in self._file_indices().items()},
             "dataset_from_index": self.n_frames,
             "dataset_to_index": self.n_frames + episode.length,
-            **episode.extra,
         }
+        for name, files in self.videos.items():
+            row |= files.add(episode.videos[name], episode.length)
+        row |= episode.extra
         for name, feature in self.features.items():
-            if feature.is_image:
+            if feature.is_picture:
                 histogram = episode.histograms[name]
                 stats = picture_stats(histogram, episode.length)
                 self.kept_histograms[name] = self.kept_histograms.get(name, 0) + histogram
@@ -164,6 +172,8 @@ class _Writer:
         if not self.episode_rows:
             raise ValueError("a dataset needs at least one episode")
         self._close_file()
+        for files in self.videos.values():
+            files.close()
         self._write_episodes()
         _write_tasks(self.root / schema.TASKS_PATH, list(self.tasks))
         _write_json(self.root / schema.STATS_PATH, self._global_stats())
@@ -179,11 +189,15 @@ class _Writer:
             "fps": self.fps,
             "splits": {"train": f"0:{len(self.episode_rows)}"},
             "data_path": schema.DATA_PATH,
-            "video_path": None,
-            "features": {name: feature.to_json() for name, feature in self.features.items()},
+            "video_path": schema.VIDEO_PATH if self.videos else None,
+            "features": {name: self._feature_json(feature) for name, feature in self.features.items()},
         }
         _write_json(self.root / schema.INFO_PATH, info)
         return info
+
+    def _feature_json(self, feature: Feature) -> dict[str, Any]:
+        about = {"info": video_info(feature.shape[0], self.fps)} if feature.is_video else {}
+        return feature.to_json() | about
 
     def _write_episodes(self) -> None:
         place = {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
@@ -194,7 +208,7 @@ class _Writer:
     def _global_stats(self) -> dict[str, Stats]:
         stats = {}
         for name, feature in self.features.items():
-            if feature.is_image:
+            if feature.is_picture:
                 stats[name] = picture_stats(self.kept_histograms[name], self.n_frames)
             else:
                 stats[name] = vector_stats(np.concatenate(self.kept_values[name]))
