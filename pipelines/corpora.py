@@ -5,21 +5,23 @@ answers are asked about them, with answers from simulator truth; a small set of 
 Scenes for testing have seeds of their own, and pictures that came up twice are dropped. First all scenes are
 rendered to parts (a killed stage goes on with those that are left), then one look at all answers decides
 which questions are asked, so that none can be answered by habit. The result does not depend on the number of
-workers.
+workers. On request the demonstrations themselves are asked about as well: see `corpora_episodes`.
 
     blm corpora --preset tiny
 """
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from blm.actors.sim.world import seed_range
 from blm.model.errors import UserError
+from blm.pipelines.corpora_counts import count_questions, describe, print_table
+from blm.pipelines.corpora_episodes import draw_clips, plan_questions, write_questions
 from blm.pipelines.datasets.balance import choose_test_questions, choose_training_questions
-from blm.pipelines.datasets.chat import chat_files, read_chat, write_chat
+from blm.pipelines.datasets.chat import write_chat
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.language import language_rows
 from blm.pipelines.datasets.parquet import open_parquet, remove_leftovers
@@ -27,7 +29,7 @@ from blm.pipelines.datasets.questions import LOCATIONS, answers
 from blm.pipelines.datasets.scenes import ConversationWriter, SceneWorker, facts_of
 from blm.pipelines.workspace import StageContext
 
-VERSION = 1
+VERSION = 2
 
 SPLITS = ("train", "test")
 FILES = 12
@@ -60,11 +62,22 @@ class CorporaConfig:
     """How pictures are stored."""
     scenes_per_file: int = 100
     """Scenes rendered as one piece of work and stored in one file."""
+    episode_questions: int = 0
+    """Clips of each demonstration, stills and videos, of which one question each is asked; what cannot be balanced, one
+    in ten with many cells and more with few, goes. 0: questions about single scenes only, which is what a model made
+    from scratch has room for.
+    """
+    video_frames: int = 4
+    """Pictures of a video."""
 
     def __post_init__(self) -> None:
         for name in ("scenes", "test_scenes", "test_questions", "language_copies", "scenes_per_file"):
             if getattr(self, name) < 1:
                 raise UserError(f"corpora.{name} is {getattr(self, name)}; give 1 or more")
+        if self.episode_questions < 0:
+            raise UserError(f"corpora.episode_questions is {self.episode_questions}; give 0 or more")
+        if self.video_frames < 2:
+            raise UserError(f"corpora.video_frames is {self.video_frames}; give 2 or more")
         if self.turns < len(LOCATIONS):
             raise UserError(
                 f"corpora.turns is {self.turns}; give {len(LOCATIONS)} or more, one for each place asked for"
@@ -86,20 +99,28 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
     started_s = time.perf_counter()
     parts = context.out / "parts"
     remove_leftovers(parts)
+    demonstrations = _demonstrations(config, context)
     items = _scene_items(config, context, parts)
     _render_scenes(config, context, items)
     by_split = {split: [Path(item["part"]) for item in items if item["split"] == split] for split in SPLITS}
-    plans, kept = _plan_conversations(config, context, by_split)
+    shown = _Shown()
+    plans, kept = _plan_conversations(config, context, by_split, shown)
+    clip_plans, clips = _plan_clips(config, context, demonstrations, shown)
+    assert not shown.arrangements["train"] & shown.arrangements["test"], "a scene of the test split occurs in training"
     for split in SPLITS:
         shutil.rmtree(context.out / split, ignore_errors=True)
     arguments = {"seed": context.seed}
     list(map_items(plans, ConversationWriter, arguments=arguments, workers=context.resources.actors))
+    write_questions(context, clip_plans)
     for split, rows in zip(SPLITS, language_rows(context.seed, config.language_copies), strict=True):
         write_chat(context.out / split / "language-0000.parquet", rows)
     summary: dict[str, Any] = {split: describe(context.out / split) for split in SPLITS}
     for split in SPLITS:
         context.progress(f"{split}: {summary[split]['rows']} conversations, {summary[split]['questions']} questions")
     summary["scenes_kept"] = kept
+    if config.episode_questions:
+        summary["episodes"] = clips | {split: count_questions(context.out / split) for split in SPLITS}
+        print_table(context, summary["episodes"])
     shutil.rmtree(parts)
     context.tracker.log_metrics({"corpora_s": time.perf_counter() - started_s, **summary})
     return summary
@@ -163,31 +184,63 @@ def _render_scenes(config: CorporaConfig, context: StageContext, items: list[dic
 # --------------------------------------------------------------------------------------------- conversations
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the corpus shows so far."""
+
+    digests: set[str] = field(default_factory=set)
+    """Hashes of pictures."""
+    arrangements: dict[str, set[tuple[str, int]]] = field(default_factory=lambda: {split: set() for split in SPLITS})
+    """Tasks with their seeds, by split."""
+
+
 def _plan_conversations(
-    config: CorporaConfig, context: StageContext, parts: dict[str, list[Path]]
+    config: CorporaConfig, context: StageContext, parts: dict[str, list[Path]], shown: _Shown
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Which questions are asked about which scene, as pieces of work; and how many scenes are kept a split.
 
     A scene whose pictures came up before is left out.
     """
-    seen: set[str] = set()
-    seeds: dict[str, set[tuple[str, int]]] = {}
     plans: list[dict[str, Any]] = []
     kept: dict[str, int] = {}
+    tasks = {cell.task for cell in context.world.parsed_cells()}
     for split in reversed(SPLITS):  # test first: of two equal pictures the test keeps its own
         scenes = []
         for fact in facts_of(parts[split]):
-            scenes.append({} if fact.digest in seen else answers(fact.scene))
-            seen.add(fact.digest)
-            seeds.setdefault(split, set()).add((fact.cell, fact.seed))
+            scenes.append({} if fact.digest in shown.digests else answers(fact.scene, tasks))
+            shown.digests.add(fact.digest)
+            shown.arrangements[split].add((fact.scene.task, fact.seed))
         kept[split] = sum(map(bool, scenes))
         if split == "train":
             chosen = choose_training_questions(scenes, config.turns, context.seed)
         else:
             chosen = choose_test_questions(scenes, config.test_questions, context.seed)
         plans += _plans_by_part(parts[split], context.out / split, split, chosen)
-    assert not seeds["train"] & seeds["test"], "a scene of the test split occurs in training"
     return plans, kept
+
+
+def _demonstrations(config: CorporaConfig, context: StageContext) -> dict[str, list[Path]]:
+    """Files of demonstrations to be asked about, by cell; none unless that is wanted. UserError if there are none."""
+    if not config.episode_questions:
+        return {}
+    files = {cell.name: _episode_files(context, cell.slug) for cell in context.world.parsed_cells()}
+    if not any(files.values()):
+        raise UserError(
+            f"corpora.episode_questions is {config.episode_questions}, but there are no demonstrations to ask about;"
+            " run the collect stage first, or set it to 0"
+        )
+    return files
+
+
+def _plan_clips(
+    config: CorporaConfig, context: StageContext, demonstrations: dict[str, list[Path]], shown: _Shown
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Draws clips of the demonstrations, if they are to be asked about: what is asked, and how many came up twice."""
+    if not demonstrations:
+        return [], {}
+    items = draw_clips(config, context, demonstrations)
+    plans, repeated = plan_questions(context, items, shown.digests, shown.arrangements)
+    return plans, {"repeated": repeated}
 
 
 def _plans_by_part(parts: list[Path], folder: Path, split: str, chosen: list[list[str]]) -> list[dict[str, Any]]:
@@ -202,27 +255,3 @@ def _plans_by_part(parts: list[Path], folder: Path, split: str, chosen: list[lis
         plans.append({"part": str(part), "out": str(out), "split": split, "questions": questions})
         first += n
     return plans
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """What a folder of conversations holds: rows by source, questions by category, and each category's
-    commonest answer.
-    """
-    rows: dict[str, int] = {}
-    counts: dict[str, dict[str, int]] = {}
-    for path in chat_files(folder):
-        for row in read_chat(path):
-            rows[row.source] = rows.get(row.source, 0) + 1
-            categories = row.meta.get("categories") or [row.category]
-            for category, message in zip(categories, row.messages[1::2], strict=True):
-                of_category = counts.setdefault(category, {})
-                of_category[message["text"]] = of_category.get(message["text"], 0) + 1
-    totals = {category: sum(answered.values()) for category, answered in sorted(counts.items())}
-    return {
-        "rows": sum(rows.values()),
-        "rows_by_source": rows,
-        "questions": sum(totals.values()),
-        "questions_by_category": totals,
-        "answers_by_category": {category: len(counts[category]) for category in totals},
-        "majority_share": {c: round(max(counts[c].values()) / total, 3) for c, total in totals.items()},
-    }

@@ -1,7 +1,8 @@
 """The digital part of `evaluate`: held-out questions, answered in the model's own words.
 
 Stage I reports, while it trains, whether each right token would have come next; here the finished model generates its
-answers freely (greedy), as it does when it is served, and an answer counts when it is word for word the right one.
+answers freely (greedy), as it does when it is served, and an answer counts when it is word for word the right one, or
+names the right option; what else is said about sentences, points and boxes, see `digital_forms`.
 Beside it stand what needs no model (the commonest answer of the training questions) and what needs no eyes (the same
 model shown a grey picture): the distance to both is what the model has learned to see.
 
@@ -9,22 +10,19 @@ model shown a grey picture): the distance to both is what the model has learned 
     digital.json     by category
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from blm.model.errors import UserError
-from blm.model.prompts import IMAGE_PLACEHOLDER
-from blm.pipelines.answers import AnswerWorker, normalise
-from blm.pipelines.datasets.chat import chat_files
+from blm.pipelines.answers import AnswerWorker
 from blm.pipelines.datasets.items import map_items
-from blm.pipelines.datasets.parquet import read_table
+from blm.pipelines.digital_forms import as_meant, form_scores, read_options
+from blm.pipelines.digital_questions import Question, choose, habit_key, read_questions, training_answers
 from blm.pipelines.digital_scores import over_all, score
 from blm.pipelines.ledger import Ledger
 from blm.pipelines.workspace import StageContext, read_json, write_json
@@ -54,28 +52,6 @@ class DigitalConfig:
                 raise UserError(f"evaluate.digital.{name} is {getattr(self, name)}; give 1 or more")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """A row of the test corpus, without its pictures."""
-
-    id: str
-    """Unique within the corpus."""
-    category: str
-    """What is asked."""
-    text: str
-    """All that is said before the answer."""
-    answer: str
-    """The right one."""
-    images: int
-    """Pictures that belong to it."""
-    new_words: bool
-    """Whether it is put in words kept out of training."""
-    file: Path
-    """Where it stands."""
-    row: int
-    """In which row of the file."""
-
-
 def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, Any]:
     """Ask, write `digital.json` and return what it holds. UserError for damaged corpora or a missing model."""
     started_s = time.perf_counter()
@@ -83,7 +59,8 @@ def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, 
     questions = choose(read_questions(corpora / "test"), config.questions)
     with Ledger(context.out / "answers.jsonl", KEY) as ledger:
         _ask(config, context, stage1 / "model", questions, ledger)
-        given = {(record["id"], record["blank"]): record["answer"] for record in ledger.records}
+        said = {(record["id"], record["blank"]): record["answer"] for record in ledger.records}
+    given = _as_meant(questions, said)
     before = read_json(stage1 / "metrics.json").get("accuracy", {}).get("before", {})
     habits = training_answers(corpora / "train")
     rows = []
@@ -97,7 +74,13 @@ def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, 
                 blank=[given.get((question.id, True)) for question in mine],
                 habits=habits.get(category, Counter()),
             )
+            | form_scores(
+                [question.answer for question in mine],
+                [given[question.id, False] for question in mine],
+                [question.choice for question in mine],
+            )
             | {
+                "majority": _guessed(mine, habits),
                 "seen_words": _accuracy([q for q in mine if not q.new_words], given),
                 "new_words": _accuracy([q for q in mine if q.new_words], given),
             }
@@ -108,59 +91,26 @@ def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, 
     return result
 
 
+def _as_meant(questions: Sequence[Question], said: Mapping[tuple[str, bool], str]) -> dict[tuple[str, bool], str]:
+    """Answers in the form in which the right ones stand."""
+    meant = {}
+    for question in questions:
+        options = read_options(question.text) if question.choice else {}
+        for blank in (False, True):
+            if (question.id, blank) in said:
+                meant[question.id, blank] = as_meant(said[question.id, blank], question.answer, options)
+    return meant
+
+
+def _guessed(questions: Sequence[Question], habits: Mapping[str, Counter[str]]) -> float:
+    """Share of right answers of a guess that always gives the commonest training answer to that form of question."""
+    usual = {key: counts.most_common(1)[0][0] for key, counts in habits.items() if counts}
+    return fmean(question.answer == usual.get(habit_key(question.category, question.choice)) for question in questions)
+
+
 def _accuracy(questions: Sequence[Question], given: Mapping[tuple[str, bool], str]) -> float | None:
     """Share of right answers, None without questions."""
     return fmean(given[q.id, False] == q.answer for q in questions) if questions else None
-
-
-# ----------------------------------------------------------------------------------------------------------- questions
-
-
-def read_questions(folder: Path) -> list[Question]:
-    """Every question of a test corpus, one a row; pictures are not read."""
-    columns = ("id", "category", "messages", "meta")
-    found = []
-    for path in chat_files(folder):
-        table = read_table(path, columns).to_pydict()
-        for row, (name, category, messages, meta) in enumerate(zip(*(table[c] for c in columns), strict=True)):
-            if len(messages) < 2 or messages[-1]["role"] != "assistant":
-                raise UserError(f"{path}: conversation {name} does not end with an answer; run the corpora stage again")
-            text = "\n".join(message["text"] for message in messages[:-1])
-            found.append(
-                Question(
-                    id=name,
-                    category=category,
-                    text=text,
-                    answer=normalise(messages[-1]["text"]),
-                    images=text.count(IMAGE_PLACEHOLDER),
-                    new_words=json.loads(meta or "{}").get("phrasing") == "held_out",
-                    file=path,
-                    row=row,
-                )
-            )
-    return found
-
-
-def choose(questions: Sequence[Question], limit: int) -> list[Question]:
-    """At most `limit` questions (0: all), as many of each category as there are and fit, always the same ones."""
-    by_category: dict[str, list[Question]] = {}
-    for question in sorted(questions, key=lambda q: sha256(q.id.encode()).digest()):
-        by_category.setdefault(question.category, []).append(question)
-    ranked = [(rank, q) for group in by_category.values() for rank, q in enumerate(group)]
-    ranked.sort(key=lambda item: (item[0], item[1].category))
-    return [question for _, question in ranked][: limit or None]
-
-
-def training_answers(folder: Path) -> dict[str, Counter[str]]:
-    """How often each answer was given in training, by category."""
-    counts: dict[str, Counter[str]] = {}
-    for path in chat_files(folder):
-        for row in read_table(path, ("category", "messages", "meta")).to_pylist():
-            answers = [message["text"] for message in row["messages"][1::2]]
-            categories = json.loads(row["meta"] or "{}").get("categories") or [row["category"]] * len(answers)
-            for category, answer in zip(categories, answers, strict=True):
-                counts.setdefault(category, Counter())[normalise(answer)] += 1
-    return counts
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
@@ -217,17 +167,29 @@ def _items(config: DigitalConfig, questions: Sequence[Question]) -> Iterator[dic
 
 def _print_table(context: StageContext, result: Mapping[str, Any], wall_s: float) -> None:
     """A line a category; shares are of right answers, errors of places beside those of a constant guess."""
+    wide = 2 + max(len("category"), *(len(row["category"]) for row in result["categories"]))
     context.progress(
-        f"{'category':<18}{'questions':>9}{'right':>7}{'new words':>11}{'commonest':>11}{'no picture':>12}"
+        f"{'category':<{wide}}{'questions':>9}{'right':>7}{'new words':>11}{'commonest':>11}{'no picture':>12}"
         f"{'error, guess':>17}"
     )
     for row in result["categories"]:
         shares = [_percent(row[name]) for name in ("after", "new_words", "majority", "no_picture")]
-        error = _centimetres(row["error_cm"]) + _centimetres(row["guess_error_cm"]) if "error_cm" in row else ""
         context.progress(
-            f"{row['category']:<18}{row['n']:>9}{shares[0]:>7}{shares[1]:>11}{shares[2]:>11}{shares[3]:>12}{error:>17}"
+            f"{row['category']:<{wide}}{row['n']:>9}{shares[0]:>7}{shares[1]:>11}{shares[2]:>11}{shares[3]:>12}"
+            f"{_detail(row):>17}"
         )
     context.progress(f"{result['accuracy']:.1%} of {result['n']} held-out questions, {wall_s:.0f} s")
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    """What else a category is measured by."""
+    if "error_cm" in row:
+        return _centimetres(row["error_cm"]) + _centimetres(row["guess_error_cm"])
+    if "iou" in row:
+        return f"overlap {row['iou']:.2f}"
+    if row.get("error_px") is not None:
+        return f"{row['error_px']:.1f} px"
+    return f"words {row['f1']:.2f}" if row.get("f1") is not None else ""
 
 
 def _percent(share: float | None) -> str:

@@ -36,10 +36,16 @@ def score(
         "majority": truths.count(usual) / n if usual is not None else 0.0,
         "no_picture": sum(unseen) / len(unseen) if unseen else None,
     }
-    places = [place for truth in truths if (place := read_position(truth)) is not None]
-    if len(places) == n:
-        row |= position_scores(places, [read_position(answer) for answer in answers], middle_position(habits))
+    worded = [(truth, answer) for truth, answer in zip(truths, answers, strict=True) if not is_letter(truth)]
+    places = [place for truth, _ in worded if (place := read_position(truth)) is not None]
+    if places and len(places) == len(worded):
+        row |= position_scores(places, [read_position(answer) for _, answer in worded], middle_position(habits))
     return row
+
+
+def is_letter(truth: str) -> bool:
+    """Whether an answer is that to a multiple-choice question."""
+    return len(truth) == 1 and truth.isupper()
 
 
 def position_scores(

@@ -95,7 +95,7 @@ def _paper_physical() -> str:
 def error_of(c: Mapping[str, Any]) -> object:
     """Mean error of answers that are positions, with that of the best blind guess; nothing for other answers."""
     if c.get("error_cm") is None:
-        return None
+        return Html(text=f"{c['error_px']:.1f} px", right=True) if c.get("error_px") is not None else None
     guess = f" ({c['guess_error_cm']:.1f})" if c.get("guess_error_cm") is not None else ""
     return Html(text=f"{c['error_cm']:.1f}{guess} cm", right=True)
 
@@ -107,6 +107,10 @@ DIGITAL_COLUMNS = (
     ("majority", "commonest answer"),
     ("no_picture", "grey picture"),
     ("within_2_bins", "within 2 bins"),
+    ("choice", "multiple choice"),
+    ("free", "free answer"),
+    ("f1", "words in common"),
+    ("iou", "box overlap"),
 )
 """Columns of digital.json that are shares, with their titles; those that no category has are left out."""
 

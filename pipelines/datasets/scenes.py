@@ -19,7 +19,9 @@ from blm.actors.sim.world import WorldConfig, parse_cell, seed_range
 from blm.model.prompts import Message
 from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
 from blm.pipelines.datasets.parquet import read_table, write_table
-from blm.pipelines.datasets.questions import COLORS, SceneFacts, answers, question, with_images
+from blm.pipelines.datasets.questions import COLORS, answers, question, with_images
+from blm.pipelines.datasets.scene_facts import SceneFacts
+from blm.pipelines.datasets.visible import box_px
 
 if TYPE_CHECKING:  # the simulator takes seconds to import, and only the workers need it
     from blm.actors.sim.episode import Episode
@@ -28,6 +30,10 @@ SOURCE = "simulator"
 TEST_EPISODE_EVERY = 10
 """Demonstrations whose seed is one less than a multiple of this lend scenes to the test split only, all
 others to training.
+"""
+HIDDEN_BY_ARM = ("PullCube",)
+"""Tasks during which the arm often hides the object from all cameras (a Panda pulling: in one scene in four). What
+cannot be seen is not painted, so that nobody is asked for its colour.
 """
 KEPT_FILES = 50
 """Files of demonstrations a worker keeps in memory, each a few hundred kilobytes."""
@@ -46,6 +52,13 @@ PART_SCHEMA = pa.schema(
         ("color", pa.string()),
     ]
 )
+
+
+def in_split(seed: int, split: str) -> bool:
+    """Whether demonstrations of that seed are shown in a split. The same for all robots, since one seed gives them the
+    same scene.
+    """
+    return (seed % TEST_EPISODE_EVERY == TEST_EPISODE_EVERY - 1) == (split == "test")
 
 
 class SceneWorker:
@@ -76,8 +89,7 @@ class SceneWorker:
             if len(self._opened) == KEPT_FILES:
                 del self._opened[next(iter(self._opened))]
             self._opened[source] = read_episodes(Path(source))
-        lent_to_test = TEST_EPISODE_EVERY - 1
-        return [e for e in self._opened[source] if (e.seed % TEST_EPISODE_EVERY == lent_to_test) == (split == "test")]
+        return [e for e in self._opened[source] if in_split(e.seed, split)]
 
     def _scene(self, item: dict[str, Any], index: int, episodes: "Sequence[Episode]") -> dict[str, Any]:
         """Scene number `index` of a cell and split: the same whichever worker makes it."""
@@ -96,6 +108,10 @@ class SceneWorker:
             own = paint_object(env, COLORS[color])
             pictures = env.render()
             paint_object(env, own)
+            if cell.task in HIDDEN_BY_ARM:
+                plain = env.render()
+                if all(box_px(plain[name], picture) is None for name, picture in pictures.items()):
+                    pictures, color = plain, None
         images = [encode_picture(picture, self.config.image_format) for picture in pictures.values()]
         return {
             "index": index,
