@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 CHECKPOINT ?= $(shell ls -td runs/*/stage2-*/model 2> /dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor serve test lint format typecheck lerobot-check clean
+.PHONY: help setup demo doctor serve test lint format typecheck lerobot-check bench-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ typecheck: setup ## static types
 lerobot-check: setup ## open a dataset of ours with the lerobot package, in an environment of its own
 	bash cluster/setup/lerobot_env.sh
 	$(VENV)/bin/pytest tests/test_lerobot.py
+
+bench-peers: setup ## environments of the packages that `blm bench` measures beside ours
+	bash cluster/setup/maniskill_env.sh
 
 clean: ## remove caches and build outputs; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
