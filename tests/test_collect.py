@@ -280,11 +280,6 @@ def test_killed_workers_and_lost_blocks_leave_the_same_files(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cell_that_cannot_be_simulated_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not yet in the simulator"):
-        collect(SMALL, _context(tmp_path / "collect-0002", cells=("xarm7/PushCube",)))
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_other_seeds_give_other_episodes(reference: tuple[Path, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]

@@ -52,8 +52,8 @@ def test_names_that_are_no_folder_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ("tinny", "unknown preset 'tinny'; did you mean 'tiny'? (presets: tiny, small, paper)"),
-        ("no/such.yaml", "preset file no/such.yaml does not exist; shipped presets: tiny, small, paper"),
+        ("tinny", "unknown preset 'tinny'; did you mean 'tiny'? (presets: tiny, grid24, small, paper)"),
+        ("no/such.yaml", "preset file no/such.yaml does not exist; shipped presets: tiny, grid24, small, paper"),
     ],
 )
 def test_presets_that_do_not_exist_are_refused_with_what_does(preset: str, message: str) -> None:

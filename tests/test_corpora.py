@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from io import BytesIO
+from contextlib import redirect_stdout
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_episodes import demonstrated
 
 from blm.actors.composer import OBJECT_BOX_M, TOOL_BOX_M, ComposeConfig, compose
 from blm.actors.renderer import Renderer, paint_object
@@ -17,10 +19,14 @@ from blm.actors.sim.world import WorldConfig, parse_cell, seed_range
 from blm.model.errors import UserError
 from blm.model.prompts import IMAGE_PLACEHOLDER, loc_value_m, policy_messages
 from blm.pipelines.corpora import CorporaConfig, _scene_items, corpora
+from blm.pipelines.corpora_episodes import clip_items
 from blm.pipelines.datasets.chat import ChatRow, iterate_chat
+from blm.pipelines.datasets.episode_parts import EpisodeWorker
+from blm.pipelines.datasets.episode_views import SHAREROBOT
 from blm.pipelines.datasets.parquet import read_table
 from blm.pipelines.datasets.questions import LOCATIONS
 from blm.pipelines.datasets.scenes import SceneWorker
+from blm.pipelines.datasets.visible import box_px
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
@@ -60,9 +66,9 @@ def collected(tmp_path_factory) -> Path:
     return folder
 
 
-def make_context(out: Path, inputs: dict[str, Path]) -> StageContext:
+def make_context(out: Path, inputs: dict[str, Path], actors: int = 2) -> StageContext:
     out.mkdir(parents=True, exist_ok=True)
-    resources = ResourceConfig(actors=2)
+    resources = ResourceConfig(actors=actors)
     return StageContext(out=out, inputs=inputs, world=WORLD, seed=0, tracker=Tracker(), resources=resources)
 
 
@@ -196,12 +202,116 @@ def test_painting_changes_the_object_and_can_be_undone():
     assert red > 2 * blue
 
 
+# ----------------------------------------------------------------------------------------------------------- episodes
+
+ASKED = CorporaConfig(scenes=24, test_scenes=8, scenes_per_file=8, episode_questions=12)
+SEEDS = (0, 1, 2, 9)
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory) -> Path:
+    """Real demonstrations of both cells, in two files each; seed 9 is for testing."""
+    folder = tmp_path_factory.mktemp("demonstrations")
+    for cell in WORLD.cells:
+        for seeds in (SEEDS[:2], SEEDS[2:]):
+            path = folder / f"episodes/{parse_cell(cell).slug}/seeds-{seeds[0]:07d}-{seeds[-1]:07d}.parquet"
+            write_episodes(path, [demonstrated(cell, seed) for seed in seeds])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, demonstrations, ray_cluster) -> tuple[Path, dict, str]:
+    """The corpus with questions about episodes, its summary and what was printed."""
+    out = tmp_path_factory.mktemp("asked")
+    with redirect_stdout(StringIO()) as printed:
+        summary = corpora(ASKED, make_context(out, {"collect": demonstrations}))
+    return out, summary, printed.getvalue()
+
+
+@pytest.mark.ray
+def test_episodes_are_asked_about_in_every_category_and_counted(asked):
+    out, summary, printed = asked
+    train = summary["episodes"]["train"]
+    assert set(SHAREROBOT) <= set(train)
+    assert {"spatial_relation", "counting", "localisation", "localisation_point", "localisation_box"} <= set(train)
+    assert "robot_identification" not in train, "there is but one robot"
+    rows = rows_of(out / "train", "episodes")
+    assert (
+        sum(counts["rows"] for counts in train.values()) == len(rows) == summary["train"]["rows_by_source"]["episodes"]
+    )
+    assert {row.category for row in rows} == set(train)
+    for category, counts in train.items():
+        assert f"{category:<36}{counts['rows']:>7}" in printed
+        assert counts["choice"] == sum(counts["letters"].values())
+    for words in ("success", "discriminative_affordance"):
+        assert train[f"{words}_positive"]["rows"] == train[f"{words}_negative"]["rows"] > 0
+    assert train["success_negative"]["failures"] > 0
+    json.dumps(summary)
+
+
+@pytest.mark.ray
+def test_no_arrangement_picture_or_question_is_in_both_splits_or_twice(asked):
+    train, test = (list(iterate_chat(asked[0] / split)) for split in ("train", "test"))
+    shown = [
+        {(row.meta["task"], row.meta["seed"]) for row in rows if row.source != "language"} for rows in (train, test)
+    ]
+    assert not shown[0] & shown[1]
+    assert {row.meta["seed"] for row in test if row.source == "episodes"} == {9}
+    of_train = [row.images for row in train if row.images]
+    assert len(set(of_train)) == len(of_train)
+    of_test = [row.images for row in test if row.source == "episodes"]
+    assert len(set(of_test)) == len(of_test)
+    assert not set(of_train) & {row.images for row in test}
+    assert len({row.id for row in train + test}) == len(train) + len(test)
+
+
+@pytest.mark.ray
+def test_questions_about_episodes_do_not_depend_on_the_workers(asked, demonstrations, tmp_path):
+    # Half of the parts are left by a killed attempt that had a single worker.
+    context = make_context(tmp_path, {"collect": demonstrations}, actors=1)
+    sources = {cell: sorted((demonstrations / "episodes" / parse_cell(cell).slug).glob("*")) for cell in WORLD.cells}
+    worker = EpisodeWorker(ASKED, WORLD, seed=0)
+    for item in clip_items(context, sources)[::-2]:
+        worker(item)
+    assert corpora(ASKED, context) == asked[1]
+    assert folder_hash(tmp_path) == folder_hash(asked[0])
+
+
+@pytest.mark.ray
+def test_episodes_are_asked_about_only_on_request_and_only_if_there_are_any(made, tmp_path):
+    assert not rows_of(made[0] / "train", "episodes")
+    assert "episodes" not in made[1]
+    with pytest.raises(UserError, match=r"corpora\.episode_questions is 12, but there are no demonstrations"):
+        corpora(ASKED, make_context(tmp_path, {}))
+
+
+def test_nobody_is_asked_for_the_color_of_what_the_arm_hides(tmp_path):
+    source = tmp_path / "episodes.parquet"
+    write_episodes(source, [demonstrated("panda/PullCube", 0)])
+    config = CorporaConfig(recolor_share=1.0, episode_share=1.0)
+    item = {"split": "train", "cell": "panda/PullCube", "cell_index": 0, "first": 0, "count": 30}
+    world = WorldConfig(cells=("panda/PullCube",), cameras=("front", "side"), image_px=112)
+    SceneWorker(config, world, seed=0)(item | {"sources": [str(source)], "part": str(tmp_path / "part.parquet")})
+    colors = [row["color"] for row in read_table(tmp_path / "part.parquet", ("color",)).to_pylist()]
+    assert 0 < colors.count(None) < len(colors), "hidden while it is pulled, seen before"
+
+
+def test_a_box_is_put_round_what_differs():
+    plain = np.full((20, 20, 3), 100, np.uint8)
+    painted = plain.copy()
+    painted[4:7, 2:9, 0] += 60
+    assert box_px(plain, painted) == (2, 4, 9, 7)
+    assert box_px(plain, plain + np.uint8(5)) is None, "less than a change of colour"
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         ({"scenes": 0}, "corpora.scenes is 0"),
         ({"turns": 2}, "corpora.turns is 2; give 3 or more"),
         ({"episode_share": 1.5}, "corpora.episode_share is 1.5"),
+        ({"episode_questions": -1}, "corpora.episode_questions is -1"),
+        ({"video_frames": 1}, "corpora.video_frames is 1; give 2 or more"),
         ({"image_format": "bmp"}, "corpora.image_format is 'bmp'"),
     ],
 )

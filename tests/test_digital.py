@@ -11,14 +11,8 @@ from small_corpus import rows, write_corpus, write_learned_model
 from blm.model.errors import UserError
 from blm.pipelines.answers import AnswerWorker, normalise, position_error, read_position
 from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
-from blm.pipelines.digital import (
-    DigitalConfig,
-    Question,
-    choose,
-    evaluate_digital,
-    read_questions,
-    training_answers,
-)
+from blm.pipelines.digital import DigitalConfig, evaluate_digital
+from blm.pipelines.digital_questions import Question, choose, read_questions, training_answers
 from blm.pipelines.digital_scores import middle_position, over_all, score
 from blm.pipelines.workspace import StageContext, write_json
 

@@ -7,14 +7,25 @@ import numpy.typing as npt
 import pytest
 import sapien
 
-from blm.actors.sim.cameras import CAMERAS, project
+from blm.actors.sim.cameras import CAMERAS, FIXED_CAMERAS, project
 from blm.actors.sim.env import OBJECT_POSITION_NAMES, CellEnv
-from blm.actors.sim.execute import situation
 from blm.actors.sim.planner import CellPlanner
+from blm.actors.sim.situations import situation
+from blm.actors.sim.spawn import Spawn
+from blm.actors.sim.tasks import TASKS
 from blm.actors.sim.world import parse_cell
 from blm.model.errors import UserError
 
-CELLS = ("panda/PushCube", "panda/PickCube")
+CELLS = tuple(f"panda/{task}" for task in TASKS)
+THINGS = {
+    "PushCube": ("obj", "goal_region", 0.0),
+    "PickCube": ("cube", "goal_site", 0.0),
+    "PullCube": ("obj", "goal_region", 0.0),
+    "StackCube": ("cubeA", "cubeB", 0.02),
+    "PlaceSphere": ("obj", "bin", 0.0025),
+    "LiftPegUpright": ("peg", "peg", -0.025),
+}
+"""What ManiSkill calls a task's object and what marks its goal, and how far above that the goal is."""
 PUSH = parse_cell("panda/PushCube")
 
 Float32 = npt.NDArray[np.float32]
@@ -53,17 +64,51 @@ def test_a_rollout_depends_on_seed_and_actions_alone(name: str) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_scenes_are_those_of_maniskill(name: str) -> None:
     cell = parse_cell(name)
-    stock = gymnasium.make(cell.task_data.env_id, render_backend="none", obs_mode="none", sim_backend="physx_cpu")
+    stock = gymnasium.make(
+        cell.task_data.env_id, robot_uids="panda", render_backend="none", obs_mode="none", sim_backend="physx_cpu"
+    )
+    thing, goal, above_m = THINGS[cell.task]
     ours = CellEnv(cell)
     for seed in (0, 7):
         stock.reset(seed=seed)
         scene = stock.unwrapped
-        thing, goal = (scene.obj, scene.goal_region) if cell.task == "PushCube" else (scene.cube, scene.goal_site)
         ours.reset(seed)
-        np.testing.assert_allclose(ours.object_positions()[3:6], thing.pose.p[0].numpy(), atol=1e-6)
-        np.testing.assert_allclose(ours.object_positions()[6:9], goal.pose.p[0].numpy(), atol=1e-6)
+        thing_m, goal_m = (getattr(scene, name).pose.p[0].numpy() for name in (thing, goal))
+        np.testing.assert_allclose(ours.object_positions()[3:6], thing_m, atol=1e-6)
+        np.testing.assert_allclose(ours.object_positions()[6:9], goal_m + np.array([0.0, 0.0, above_m]), atol=1e-6)
         np.testing.assert_allclose(ours.proprio()[:7], scene.agent.robot.get_qpos()[0, :7].numpy(), atol=1e-6)
     stock.close()
+
+
+def test_an_adapted_spawn_region_moves_what_belongs_together() -> None:
+    cell = parse_cell("panda/PullCube")
+    env = CellEnv(cell)
+    stock, adapted = [], []
+    for seed in range(4):
+        env.reset(seed, rebuild=False)
+        stock.append(env.object_positions()[3:])
+    env = CellEnv(cell, spawn=Spawn(shift_m=(0.1, -0.02), spread=0.5))
+    for seed in range(4):
+        env.reset(seed, rebuild=False)
+        adapted.append(env.object_positions()[3:])
+    before, after = np.stack(stock), np.stack(adapted)
+    np.testing.assert_allclose(after[:, 3:] - after[:, :3], before[:, 3:] - before[:, :3], atol=1e-6)
+    np.testing.assert_allclose(np.ptp(after, axis=0)[:2], 0.5 * np.ptp(before, axis=0)[:2], atol=1e-6)
+    np.testing.assert_allclose(after[:, 0], 0.5 * before[:, 0] + 0.1, atol=1e-6)
+    np.testing.assert_allclose(after[:, 1], 0.5 * before[:, 1] - 0.02, atol=1e-6)
+
+
+def test_the_goal_of_a_peg_stays_under_its_middle() -> None:
+    env = CellEnv(parse_cell("panda/LiftPegUpright"))
+    positions = []
+    for action in _solve(env, 3):
+        env.step(action)
+        positions.append(env.object_positions()[3:])
+    thing, goal = np.split(np.stack(positions), 2, axis=1)
+    np.testing.assert_array_equal(thing[:, :2], goal[:, :2])
+    assert not goal[:, 2].any()
+    assert np.ptp(goal, axis=0).max() < 0.05, "it is stood up where it lies"
+    assert env.object_rotation()[2, 0] == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -105,7 +150,7 @@ def test_a_restored_state_reads_and_looks_as_it_did(name: str) -> None:
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("camera", FIXED_CAMERAS)
 def test_projection_agrees_with_the_renderer(camera: str) -> None:
     env = CellEnv(PUSH, cameras=(camera,), image_px=224)
     for seed in (1, 2, 4):
@@ -135,6 +180,23 @@ def test_the_goal_of_pushing_is_in_the_picture() -> None:
         env.reset(seed)
         picture = env.render()["front"].astype(int)
         assert ((picture[..., 0] > 170) & (picture[..., 1] < 110)).sum() > 100
+
+
+@pytest.mark.sim
+def test_lower_cube_bin_and_both_halves_of_the_peg_are_in_the_picture() -> None:
+    looks = {"StackCube": (1, 0, 60), "PlaceSphere": (0, 2, 25), "LiftPegUpright": (0, 1, 60)}
+    for task, (bright, dark, margin) in looks.items():
+        env = CellEnv(parse_cell(f"panda/{task}"), cameras=("front",))
+        for seed in range(3):
+            env.reset(seed)
+            env.set_joints(env.embodiment.rest_rad, 1.0)
+            picture = env.render()["front"].astype(int)
+            if task == "PlaceSphere":
+                goal, _ = project(env.object_positions()[6:9], CAMERAS["front"], 112)
+                column, row = goal[0].astype(int)
+                assert picture[row - 4 : row + 4, column - 4 : column + 4].min(axis=-1).max() > 180, "white bin"
+            else:
+                assert ((picture[..., bright] - picture[..., dark]) > margin).sum() > 10
 
 
 @pytest.mark.sim
@@ -184,9 +246,7 @@ def test_targets_beyond_the_joint_limits_are_clipped() -> None:
     assert env.proprio()[3] <= env.embodiment.joint_upper_rad[3] + 0.01
 
 
-def test_what_cannot_be_simulated_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="not yet in the simulator"):
-        CellEnv(parse_cell("widowx_ai/PushCube"))
+def test_an_unknown_camera_is_one_clear_line() -> None:
     with pytest.raises(UserError, match="did you mean 'front'"):
         CellEnv(PUSH, cameras=("fornt",))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from blm.model.errors import UserError
 from blm.pipelines.datasets.lerobot import LeRobotDataset
 from blm.pipelines.datasets.lerobot_schema import Feature, image_feature
 from blm.pipelines.datasets.lerobot_stats import picture_histogram, picture_stats, vector_stats
+from blm.pipelines.datasets.lerobot_video import decode_frames, encode_segment
 from blm.pipelines.datasets.lerobot_writer import EpisodeFrames, write_lerobot
 from blm.pipelines.datasets.parquet import read_table
 
@@ -62,6 +64,22 @@ def make_dataset(root: Path, image_format: str = "PNG") -> list[EpisodeFrames]:
     return episodes
 
 
+def shades(index: int) -> list[np.ndarray]:
+    """An episode's pictures for videos: no two frames of the dataset are equally bright, and all are smooth."""
+    first = sum(LENGTHS[:index])
+    slope = np.tile(np.arange(28, dtype=np.uint8)[:, None, None], (1, 28, 3))
+    return [slope + np.uint8(12 * (first + i)) for i in range(LENGTHS[index])]
+
+
+def make_video_dataset(root: Path) -> list[EpisodeFrames]:
+    episodes = [
+        replace(make_episode(i), pictures={}, videos={CAMERA: encode_segment(shades(i), fps=10)}) for i in range(3)
+    ]
+    features = FEATURES | {CAMERA: image_feature(28, video=True)}
+    write_lerobot(root, robot_type="panda", fps=10, features=features, episodes=episodes)
+    return episodes
+
+
 def test_reader_returns_what_was_written(tmp_path):
     written = make_dataset(tmp_path / "panda")
     dataset = LeRobotDataset(tmp_path / "panda")
@@ -83,6 +101,66 @@ def test_reader_returns_what_was_written(tmp_path):
         np.testing.assert_allclose(dataset.values(frames, "timestamp")[:, 0], np.arange(episode.length) / 10, rtol=1e-6)
     indices = [dataset.values(dataset.read(e, ["index"]), "index")[:, 0] for e in dataset.episodes]
     np.testing.assert_array_equal(np.concatenate(indices), np.arange(16))
+
+
+def test_frames_of_videos_are_found_by_their_time(tmp_path):
+    make_video_dataset(tmp_path / "panda")
+    dataset = LeRobotDataset(tmp_path / "panda", episodes=[2, 0, 1])
+    for meta in dataset.episodes:
+        frames = dataset.read(meta, ["action", CAMERA])
+        assert frames.column_names == ["action", CAMERA]
+        assert dataset.encoded_pictures(frames, "front")[0].startswith(b"\x89PNG")
+        pictures = dataset.pictures(frames, "front").astype(int)
+        assert np.abs(pictures - np.stack(shades(meta.index))).max() <= 6
+    assert set(dataset.read(dataset.episodes[0]).column_names) == set(dataset.features)
+    numbers = dataset.read(dataset.episodes[0], ["action"])
+    np.testing.assert_array_equal(dataset.values(numbers, "action").shape, (4, 2))
+
+
+def test_video_files_follow_the_format(tmp_path):
+    make_video_dataset(tmp_path)
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    assert info["video_path"] == "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    feature = info["features"][CAMERA]
+    assert (feature["dtype"], feature["info"]["video.codec"], feature["info"]["video.fps"]) == ("video", "h264", 10)
+    assert (tmp_path / f"videos/{CAMERA}/chunk-000/file-000.mp4").exists()
+    assert CAMERA not in pq.read_schema(tmp_path / "data/chunk-000/file-000.parquet").names
+    episodes = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet").to_pydict()
+    assert episodes[f"videos/{CAMERA}/file_index"] == [0, 0, 0]
+    assert episodes[f"videos/{CAMERA}/from_timestamp"] == [0.0, 0.5, 1.2]
+    assert episodes[f"videos/{CAMERA}/to_timestamp"] == [0.5, 1.2, 1.6]
+
+
+def test_full_video_files_are_followed_by_new_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("blm.pipelines.datasets.lerobot_schema.VIDEO_FILES_SIZE_MB", 0.0001)
+    make_video_dataset(tmp_path)
+    assert len(list(tmp_path.glob("videos/*/*/*.mp4"))) == 3
+    dataset = LeRobotDataset(tmp_path)
+    for meta in dataset.episodes:
+        pictures = dataset.pictures(dataset.read(meta, [CAMERA]), "front").astype(int)
+        assert np.abs(pictures - np.stack(shades(meta.index))).max() <= 6
+
+
+def test_the_same_pictures_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        make_video_dataset(tmp_path / name)
+    one, two = ((tmp_path / name / f"videos/{CAMERA}/chunk-000/file-000.mp4").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_damaged_and_missing_videos_are_named(tmp_path):
+    make_video_dataset(tmp_path)
+    dataset = LeRobotDataset(tmp_path)
+    video = tmp_path / f"videos/{CAMERA}/chunk-000/file-000.mp4"
+    with pytest.raises(UserError, match=r"file-000\.mp4 has no frame at 1\.600 s"):
+        decode_frames(video, from_timestamp=1.2, length=6, fps=10)
+    video.write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"file-000\.mp4 is not a readable video"):
+        dataset.read(dataset.episodes[0])
+    assert dataset.read(dataset.episodes[0], ["action"]).num_rows == 5
+    video.unlink()
+    with pytest.raises(UserError, match=r"file-000\.mp4 does not exist"):
+        dataset.read(dataset.episodes[0])
 
 
 def test_files_follow_the_format(tmp_path):
@@ -213,7 +291,7 @@ def lerobot_python() -> Path:
     if not (ROOT / ".venv-lerobot/.blm-ready").exists():
         if os.environ.get("BLM_LEROBOT") != "1":
             pytest.skip(
-                "no .venv-lerobot: `make lerobot-check` makes it (needs the package registry, 250 MB) and runs this"
+                "no .venv-lerobot: `make lerobot-check` makes it (needs the package registry, 280 MB) and runs this"
             )
         subprocess.run(["bash", str(ROOT / "cluster/setup/lerobot_env.sh")], check=True)
     return python
@@ -223,6 +301,7 @@ def lerobot_python() -> Path:
 def test_lerobot_package_opens_our_dataset(tmp_path):
     python = lerobot_python()
     written = {image_format: make_dataset(tmp_path / image_format, image_format) for image_format in ("PNG", "JPEG")}
+    written["video"] = make_video_dataset(tmp_path / "video")
     home = tmp_path / "home"
     environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": str(home / "lerobot")}
     done = subprocess.run(
@@ -230,9 +309,16 @@ def test_lerobot_package_opens_our_dataset(tmp_path):
         capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    for line, episodes in zip(done.stdout.splitlines()[-2:], written.values(), strict=True):
-        print(line)
-        check_report(json.loads(line), episodes)
+    reports = [json.loads(line) for line in done.stdout.splitlines()[-3:]]
+    for report, episodes in zip(reports, written.values(), strict=True):
+        print(report)
+        check_report(report, episodes)
+    pictures = [Image.open(BytesIO(p)) for episode in written["PNG"] for p in episode.pictures[CAMERA]]
+    means = [np.asarray(picture).mean() / 255.0 for picture in pictures]
+    assert reports[0]["picture_means"] == pytest.approx(means, abs=1e-5)
+    means = [picture.mean() / 255.0 for index in range(3) for picture in shades(index)]
+    assert reports[2]["picture_means"] == pytest.approx(means, abs=0.015)  # from frame to frame they differ by 0.047
+    assert [report["codec"] for report in reports] == [None, None, "h264"]
 
 
 def check_report(report: dict, written: list[EpisodeFrames]) -> None:
@@ -245,8 +331,6 @@ def check_report(report: dict, written: list[EpisodeFrames]) -> None:
     assert (report["task_of_first"], report["task_of_last"]) == ("pick the cube", "pick the cube")
     np.testing.assert_allclose(report["state_of_last"], last.values["observation.state"][-1], rtol=1e-6)
     assert report["picture_shape"] == [3, 28, 28]
-    decoded = np.asarray(Image.open(BytesIO(first.pictures[CAMERA][0]))) / 255.0
-    assert report["picture_mean"] == pytest.approx(decoded.mean(), abs=1e-5)
     np.testing.assert_allclose(report["chunk_of_first"], first.values["action_chunk"][0], rtol=1e-6)
     assert report["chunk_is_pad_of_last"] == last.values["action_chunk_is_pad"][-1].tolist()
     assert report["success_of_last"] is True

@@ -102,6 +102,46 @@ def test_the_tool_of_the_rest_posture_is_over_the_table(arm: ArmPlanner) -> None
     np.testing.assert_allclose(arm.tool_pose(REST)[:3, 3], [0.0, 0.0, 0.17], atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "height_m", "share"),
+    [("panda", 0.3, 1.0), ("xarm6", 0.3, 1.0), ("xarm7", 0.3, 1.0), ("widowx_ai", 0.15, 0.95)],
+)
+def test_every_robot_points_down_all_over_its_table(name: str, height_m: float, share: float) -> None:
+    """The WidowX AI's wrist bends by 90 degrees only: higher up it has to lean."""
+    robot = get_robot(name)
+    planner = ArmPlanner(robot, "lite", CUBE)
+    rest = np.array(robot.embodiment.rest_rad)
+    assert planner.collision(rest) is None
+    rng = np.random.default_rng(0)
+    solved = []
+    for _ in range(150):
+        position_m = rng.uniform([-0.1, -0.15, 0.02], [0.15, 0.15, height_m])
+        pose = pointing_down(position_m, rng.uniform(-np.pi / 2, np.pi / 2))
+        try:
+            arm_rad = planner.solve_ik(pose, rest)
+        except PlanningError:
+            solved.append(False)
+            continue
+        np.testing.assert_allclose(planner.tool_pose(arm_rad), pose, atol=2e-4)
+        solved.append(planner.collision(arm_rad) is None)
+    assert np.mean(solved) >= share
+
+
+@pytest.mark.parametrize("name", ["xarm6", "xarm7", "widowx_ai"])
+def test_an_open_hand_hits_what_a_closed_one_passes(name: str) -> None:
+    robot = get_robot(name)
+    planner = ArmPlanner(robot, "lite", (0.02, 0.02, 0.06))
+    rest = np.array(robot.embodiment.rest_rad)
+    tool = planner.tool_pose(rest)
+    beside = tool.copy()
+    beside[:3, 3] += 0.5 * robot.embodiment.gripper_stroke_m * tool[:3, 1]
+    planner.set_obstacle(beside)
+    planner.set_fingers(1.0)
+    assert planner.collision(rest) is FailureReason.ENVIRONMENT_COLLISION
+    planner.set_fingers(0.0)
+    assert planner.collision(rest) is None
+
+
 def test_a_pose_out_of_reach_is_said_to_be(arm: ArmPlanner) -> None:
     with pytest.raises(PlanningError) as raised:
         arm.solve_ik(pointing_down([1.0, 0.0, 0.1], 0.0), REST)

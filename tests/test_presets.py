@@ -45,8 +45,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 """Language dimensions of the published backbones, from their model cards: their configuration files are on the hub."""
 
-MLLM_PARAMETERS = {"tiny": (2e6, 6e6), "small": (3.5e9, 4.1e9), "paper": (8.0e9, 8.6e9)}
-POLICY_PARAMETERS = {"tiny": (1e6, 4e6), "small": (1e8, 3e8), "paper": (1e8, 4e8)}
+MLLM_PARAMETERS = {"tiny": (2e6, 6e6), "grid24": (2e6, 6e6), "small": (3.5e9, 4.1e9), "paper": (8.0e9, 8.6e9)}
+POLICY_PARAMETERS = {"tiny": (1e6, 4e6), "grid24": (1e6, 5e6), "small": (1e8, 3e8), "paper": (1e8, 4e8)}
 
 
 def backbone_config(config: RunConfig) -> Qwen2_5_VLConfig:
@@ -65,7 +65,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 def test_the_shipped_presets_are_listed_from_small_to_large() -> None:
-    assert list(presets()) == ["tiny", "small", "paper"]
+    assert list(presets()) == ["tiny", "grid24", "small", "paper"]
 
 
 @pytest.mark.parametrize("name", presets())
@@ -101,8 +101,9 @@ def test_every_policy_builds_for_the_robots_of_its_world(name: str) -> None:
     assert config.stage2.policy.chunk == config.render.chunk
 
 
-def test_paper_covers_every_robot_on_every_task() -> None:
-    cells = load_config("paper").world.cells
+@pytest.mark.parametrize("name", ["grid24", "paper"])
+def test_the_whole_grid_is_every_robot_on_every_task(name: str) -> None:
+    cells = load_config(name).world.cells
     assert len(cells) == 24
     assert len({cell.split("/")[0] for cell in cells}) == 4
     assert len({cell.split("/")[1] for cell in cells}) == 6

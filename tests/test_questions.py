@@ -14,11 +14,11 @@ from blm.pipelines.datasets.questions import (
     LOCATIONS,
     PHRASINGS,
     POLICY,
-    SceneFacts,
     answers,
     question,
     with_images,
 )
+from blm.pipelines.datasets.scene_facts import SceneFacts
 
 
 def scene(
@@ -97,6 +97,69 @@ def test_steps_of_pushing(tool, thing, step):
     assert "held" not in found
 
 
+PLACED = {"StackCube": (0.1, 0.0, 0.04), "PlaceSphere": (0.1, 0.0, 0.005)}
+
+
+@pytest.mark.parametrize("task", PLACED)
+def test_steps_of_putting_down(task):
+    goal = PLACED[task]
+    there = (goal[0], goal[1], goal[2] + 0.02)
+    lies, carried = (-0.1, 0.0, 0.02), (0.0, 0.0, 0.1)
+
+    def found(tool, thing, gripper):
+        return answers(scene(task=task, tool=tool, thing=thing, goal=goal, gripper=gripper))
+
+    assert found((0.0, 0.0, 0.2), lies, 1.0)["next_step"] == "reach"
+    assert found(lies, lies, 1.0)["next_step"] == "grasp"
+    moving = found(carried, carried, 0.5)
+    assert (moving["next_step"], moving["held"], moving["done"]) == ("move", "yes", "no")
+    put = found(there, there, 0.5)
+    assert (put["next_step"], put["held"], put["done"]) == ("release", "yes", "no"), "what is held is not put down"
+    left = found((there[0], there[1], there[2] + 0.07), there, 1.0)
+    assert (left["next_step"], left["held"], left["done"]) == ("done", "no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("tool", "thing", "step"),
+    [
+        ((0.0, 0.0, 0.2), (0.0, 0.0, 0.02), "reach"),
+        ((0.03, 0.0, 0.02), (0.0, 0.0, 0.02), "pull"),
+        ((-0.03, 0.0, 0.02), (0.0, 0.0, 0.02), "reach"),  # on the side to which the cube is to go
+        ((-0.12, 0.0, 0.02), (-0.15, 0.0, 0.02), "done"),
+    ],
+)
+def test_steps_of_pulling(tool, thing, step):
+    found = answers(scene(task="PullCube", tool=tool, thing=thing, goal=(-0.2, 0.0, 0.001), gripper=0.0))
+    assert found["next_step"] == step
+    assert found["task"] == "pull cube"
+    assert "held" not in found
+
+
+@pytest.mark.parametrize(
+    ("tool", "height", "gripper", "success", "step", "held", "done"),
+    [
+        ((0.0, 0.0, 0.2), 0.025, 1.0, False, "reach", "no", "no"),
+        ((-0.04, 0.0, 0.03), 0.025, 1.0, False, "grasp", "no", "no"),
+        ((-0.04, 0.0, 0.06), 0.08, 0.6, False, "rotate", "yes", "no"),
+        ((-0.1, 0.1, 0.1), 0.12, 1.0, True, "done", "no", "yes"),
+        ((-0.04, 0.0, 0.1), 0.12, 0.6, False, None, "yes", None),  # raised, but perhaps not upright
+    ],
+)
+def test_steps_of_standing_a_peg(tool, height, gripper, success, step, held, done):
+    positions = (*tool, 0.0, 0.0, height, 0.0, 0.0, 0.0)
+    facts = SceneFacts(task="LiftPegUpright", object_positions=positions, gripper=gripper, success=success)
+    found = answers(facts)
+    assert found.get("held") == held
+    assert found.get("done") == done
+    assert found.get("next_step") == (step if done is not None else None)
+    assert not {"side", "distance"} & found.keys(), "the goal is under the peg"
+
+
+def test_two_like_cubes_are_not_asked_about():
+    assert answers(scene(task="StackCube", color="green")) == {}
+    assert answers(scene(task="StackCube", color="yellow"))["color"] == "yellow"
+
+
 def test_repainted_objects_are_asked_for_their_color_and_get_no_instruction():
     found = answers(scene(color="purple"))
     assert found["color"] == "purple"
@@ -116,7 +179,7 @@ def test_the_policy_prompt_is_the_policys_own():
 
 def test_every_category_has_words_of_its_own_for_testing():
     rng = np.random.default_rng(0)
-    for task in (TASKS["PushCube"], TASKS["PickCube"]):
+    for task in TASKS.values():
         for category in CATEGORIES:
             train = {question(category, task, rng) for _ in range(30)}
             test = {question(category, task, rng, held_out=True) for _ in range(30)}

@@ -1,12 +1,13 @@
 """Starting Ray, refusing what cannot work, and finding a person's mistake inside what Ray wraps round it."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blm.cluster.ray_runtime import cause_of, connect, is_up, log_folder
+from blm.cluster.ray_runtime import cause_of, connect, is_disk_full, is_up, log_folder
 from blm.model.errors import UserError
 
 
@@ -29,6 +30,16 @@ def test_a_chained_user_error_is_found() -> None:
     except RuntimeError as outer:
         found = cause_of(outer)
     assert str(found) == "inner"
+
+
+def test_a_full_disk_is_found_by_number_and_by_words() -> None:
+    full = OSError(errno.ENOSPC, "Error writing bytes to file")
+    wrapped = RuntimeError("task failed")
+    wrapped.cause = full  # type: ignore[attr-defined]
+    assert is_disk_full(full)
+    assert is_disk_full(wrapped)
+    assert is_disk_full(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
 
 
 def fail(_: Any = None) -> None:

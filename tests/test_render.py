@@ -1,20 +1,28 @@
 """Stage `render`: the right frames, exactly what was simulated, the same dataset however it is made."""
 
 import hashlib
+import os
 import shutil
+import signal
+import threading
+import time
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from blm.actors.sim.env import CellEnv
 from blm.actors.sim.episode import Episode, write_episodes
+from blm.actors.sim.look import LookConfig
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.errors import UserError
 from blm.pipelines.datasets.lerobot import LeRobotDataset
-from blm.pipelines.render import RenderConfig, RenderWorker, render, render_episode
+from blm.pipelines.render import RenderConfig, render
+from blm.pipelines.render_frames import RenderWorker, render_episode
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
@@ -40,7 +48,7 @@ def record(cell_name: str, seed: int, n_steps: int, env: CellEnv | None = None) 
     return Episode(
         robot=cell.robot, task=cell.task, seed=seed, geometry="lite", instruction=cell.task_data.instructions[0],
         control_hz=20, states=np.stack(states), proprio=np.stack(proprio), actions=np.stack(actions),
-        object_positions=np.stack(positions), success=True,
+        object_positions=np.stack(positions), success=True, metrics={"planner_version": 7},
     )  # fmt: skip
 
 
@@ -59,10 +67,11 @@ def collected(tmp_path_factory) -> Path:
     return folder
 
 
-def make_context(out: Path, collect: Path) -> StageContext:
+def make_context(out: Path, collect: Path, *, world: WorldConfig = WORLD, actors: int = 2) -> StageContext:
     out.mkdir(parents=True, exist_ok=True)
+    resources = ResourceConfig(actors=actors)
     return StageContext(
-        out=out, inputs={"collect": collect}, world=WORLD, seed=0, tracker=Tracker(), resources=ResourceConfig(actors=2)
+        out=out, inputs={"collect": collect}, world=world, seed=0, tracker=Tracker(), resources=resources
     )
 
 
@@ -134,7 +143,9 @@ def test_stage_writes_one_ordered_dataset_a_robot(rendered):
     assert (dataset.fps, dataset.cameras) == (10, ("front", "side"))
     order = [(e.extra["cell"], e.extra["seed"]) for e in dataset.episodes]
     assert order == [("panda/PickCube", 0), ("panda/PushCube", 1), ("panda/PushCube", 8), ("panda/PushCube", 9)]
-    assert dataset.episodes[1].extra["geometry"] == "lite"
+    assert dataset.episodes[1].extra == {
+        "cell": "panda/PushCube", "seed": 1, "geometry": "lite", "planner_version": 7, "variant": 0
+    }  # fmt: skip
     frames = dataset.read(dataset.episodes[0])
     assert dataset.pictures(frames, "side").shape == (5, 56, 56, 3)
     assert dataset.values(frames, "action_chunk").shape == (5, 4, 8)
@@ -187,7 +198,100 @@ def test_damage_that_only_a_worker_meets_is_named_too(collected, tmp_path, ray_c
         render(RenderConfig(), make_context(tmp_path / "out", tmp_path / "collect"))
 
 
-@pytest.mark.parametrize("options", [{"stride": 3}, {"stride": 0}, {"image_format": "gif"}, {"chunk": 0}])
+@pytest.mark.ray
+def test_variants_are_the_same_demonstration_with_other_looks(rendered, collected, tmp_path):
+    out, _ = rendered
+    render(RenderConfig(chunk=4, variants=3), make_context(tmp_path / "two", collected))
+    render(RenderConfig(chunk=4, variants=3), make_context(tmp_path / "one", collected, actors=1))
+    assert folder_hash(tmp_path / "one/lerobot") == folder_hash(tmp_path / "two/lerobot")
+    plain, dataset = LeRobotDataset(out / "lerobot/panda"), LeRobotDataset(tmp_path / "one/lerobot/panda")
+    assert [e.extra["variant"] for e in dataset.episodes] == [0, 1, 2] * 4
+    for k, episode in enumerate(plain.episodes):
+        frames = plain.read(episode)
+        drawn = [dataset.read(variant) for variant in dataset.episodes[3 * k : 3 * k + 3]]
+        for name in ("observation.state", "action_chunk", "next.success", "privileged.object_positions"):
+            assert all(variant[name].equals(frames[name]) for variant in drawn)
+        first, second, third = (dataset.encoded_pictures(variant, "side") for variant in drawn)
+        assert first == plain.encoded_pictures(frames, "side")
+        assert first != second != third != first
+    all_drawn = RenderConfig(chunk=4, variants=1, plain_first=False, look=LookConfig(eye_jitter_m=0.1))
+    render(all_drawn, make_context(tmp_path / "drawn", collected, actors=1))
+    other = LeRobotDataset(tmp_path / "drawn/lerobot/panda")
+    pictures = other.encoded_pictures(other.read(other.episodes[0]), "side")
+    assert pictures != plain.encoded_pictures(plain.read(plain.episodes[0]), "side")
+
+
+@pytest.mark.ray
+def test_videos_show_what_the_pictures_do(rendered, collected, tmp_path, capsys):
+    out, summary = rendered
+    config = RenderConfig(chunk=4, storage="video")
+    first = render(config, make_context(tmp_path / "first", collected))
+    assert {**first, "datasets": None} == {**summary, "datasets": None}
+    part = next(path for path in sorted((collected / "episodes").glob("*/seeds*.parquet")))
+    worker = RenderWorker(config, WORLD)
+    worker({"source": str(part), "part": str(tmp_path / f"again/parts/{part.parent.name}-{part.stem}.parquet")})
+    render(config, make_context(tmp_path / "again", collected, actors=1))
+    assert "1 of 3 episode files were rendered before" in capsys.readouterr().out
+    assert folder_hash(tmp_path / "first/lerobot") == folder_hash(tmp_path / "again/lerobot")
+    images, videos = LeRobotDataset(out / "lerobot/panda"), LeRobotDataset(tmp_path / "first/lerobot/panda")
+    assert videos.cameras == images.cameras
+    assert "observation.images.front" not in pq.read_schema(next(videos.root.glob("data/*/*.parquet"))).names
+    for ours, theirs in zip(images.episodes, videos.episodes, strict=True):
+        frames, decoded = images.read(ours), videos.read(theirs)
+        assert decoded["action"].equals(frames["action"])
+        for camera in WORLD.cameras:
+            difference = images.pictures(frames, camera).astype(int) - videos.pictures(decoded, camera)
+            assert np.abs(difference).mean() < 4
+    np.testing.assert_array_equal(
+        images.stats()["observation.images.side"]["mean"], videos.stats()["observation.images.side"]["mean"]
+    )
+    kept = np.asarray(Image.open(tmp_path / "first/examples/panda-PushCube/side.png"))
+    assert kept.shape == (56, 56, 3)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["images", "video"])
+def test_a_worker_killed_at_work_changes_nothing(collected, tmp_path, ray_cluster, storage):
+    config = RenderConfig(chunk=4, variants=10, storage=storage)
+    render(config, make_context(tmp_path / "undisturbed", collected))
+    killed = []
+
+    def kill() -> None:
+        """Kills the workers once the first part is there, while the other one is being made."""
+        end = time.monotonic() + 120
+        while not list(tmp_path.glob("disturbed/parts/panda*")) and time.monotonic() < end:
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+
+    hunter = threading.Thread(target=kill)
+    hunter.start()
+    render(config, make_context(tmp_path / "disturbed", collected))
+    hunter.join()
+    assert killed
+    assert folder_hash(tmp_path / "disturbed/lerobot") == folder_hash(tmp_path / "undisturbed/lerobot")
+
+
+def test_a_camera_that_could_end_up_in_the_table_is_refused_before_anything_is_drawn(collected, tmp_path):
+    config = RenderConfig(variants=2, look=LookConfig(eye_jitter_m=0.8))
+    with pytest.raises(UserError, match=r"camera front at .* moved by up to 0.8 m stands inside the table or under it"):
+        render(config, make_context(tmp_path, collected))
+    assert not (tmp_path / "parts").exists()
+
+
+def test_odd_pictures_do_not_fit_into_videos(collected, tmp_path):
+    world = WorldConfig(cells=CELLS, cameras=("front",), image_px=57)
+    with pytest.raises(UserError, match=r"image_px is 57; videos .* even"):
+        render(RenderConfig(storage="video"), make_context(tmp_path, collected, world=world))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 3}, {"stride": 0}, {"image_format": "gif"}, {"chunk": 0}, {"variants": 0}, {"storage": "film"}],
+)
 def test_impossible_options_are_refused(options):
     with pytest.raises(UserError, match=f"render.{next(iter(options))} is"):
         RenderConfig(**options)

@@ -191,9 +191,9 @@ def test_the_reason_for_running_out_of_time_follows_from_distances() -> None:
     positions = np.zeros((3, 9), np.float32)
     positions[:, 3] = [0.5, 0.5, 0.52]  # the object moves by 2 cm, 50 cm from the tool
     assert distances(positions) == pytest.approx((0.5, 0.02))
-    assert why_time_was_up(0.5, 0.02) is Failure.NOT_AT_GOAL
-    assert why_time_was_up(0.03, 0.002) is Failure.NOT_MOVED
-    assert why_time_was_up(0.2, 0.002) is Failure.NOT_REACHED
+    assert why_time_was_up(0.5, 0.02, 0.06) is Failure.NOT_AT_GOAL
+    assert why_time_was_up(0.03, 0.002, 0.06) is Failure.NOT_MOVED
+    assert why_time_was_up(0.2, 0.002, 0.06) is Failure.NOT_REACHED
 
 
 # ------------------------------------------------------------------------------------------------ the policy's actor
