@@ -62,8 +62,7 @@ def faulty_actions(episode: Episode, mishap: str, step: int, side: float) -> Flo
 
 def replay(env: "CellEnv", episode: Episode, actions: Float32) -> Replay:
     """Executes actions [T,A] from where the episode began. The outcome depends on the arguments alone."""
-    env.reset(episode.seed)  # a rebuilt scene, which remembers no contacts
-    env.set_state(episode.states[0])
+    env.restart(episode.seed, episode.states[0])
     states, positions, gripper, success = [], [], [], False
     for t in range(len(actions) + 1):
         states.append(env.state())

@@ -144,7 +144,8 @@ def test_stage_writes_one_ordered_dataset_a_robot(rendered):
     order = [(e.extra["cell"], e.extra["seed"]) for e in dataset.episodes]
     assert order == [("panda/PickCube", 0), ("panda/PushCube", 1), ("panda/PushCube", 8), ("panda/PushCube", 9)]
     assert dataset.episodes[1].extra == {
-        "cell": "panda/PushCube", "seed": 1, "geometry": "lite", "planner_version": 7, "variant": 0
+        "cell": "panda/PushCube", "seed": 1, "geometry": "lite", "planner_version": 7, "variant": 0,
+        "first_plan": True, "disturbed": False,
     }  # fmt: skip
     frames = dataset.read(dataset.episodes[0])
     assert dataset.pictures(frames, "side").shape == (5, 56, 56, 3)

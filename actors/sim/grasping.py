@@ -23,6 +23,7 @@ from blm.actors.sim.primitives import (
     nearest_turn,
     pitched,
     pointing_down,
+    rise,
     tool_yaw,
     turn_between,
 )
@@ -129,7 +130,7 @@ def _put(
         return (*((_withdraw(now.tool, way_m),) for way_m in RETREATS_M), (Grip(gripper=1.0, steps=now.grip_steps),))
     plans: list[Primitives] = []
     for grasp, height_m in _grasps(now, list(turns), goal_half_m):
-        reach = _grasp(now, (*_rise(now, grasp), backed_off(grasp, height_m), grasp))
+        reach = _grasp(now, (*rise(now, grasp, SAFE_HEIGHT_M), backed_off(grasp, height_m), grasp))
         turn = _bearing_rad(now, place_m) - _bearing_rad(now, now.object_m) if grasp[2, 2] > -0.99 else 0.0
         plans.append((*reach, *_set_down(now, grasp, release_m, turn)))
     return tuple(plans)
@@ -149,15 +150,6 @@ def _grasps(now: Situation, turns: list[float], goal_half_m: float) -> Iterator[
         for lean in dict.fromkeys((lean_rad(farthest_m, now.lean_from_m), LEAN_MOST_RAD / 2, LEAN_MOST_RAD, 0.0)):
             for grasp in candidates:
                 yield pitched(grasp, lean * float(np.sign(grasp[:2, 0] @ outwards))), height_m
-
-
-def _rise(now: Situation, grasp: Array) -> tuple[Array, ...]:
-    """Straight up first, for a low tool that is not yet over its grasp: other things stand on the table."""
-    if now.tool[2, 3] > SAFE_HEIGHT_M or np.linalg.norm((now.tool - grasp)[:2, 3]) < 0.01:
-        return ()
-    raised = now.tool.copy()
-    raised[2, 3] = SAFE_HEIGHT_M
-    return (raised,)
 
 
 def _bearing_rad(now: Situation, point_m: Array) -> float:

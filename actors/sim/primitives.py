@@ -190,3 +190,12 @@ def finger_clearance_m(grasp: Array, stroke_m: float, centre_m: Array, yaw_rad: 
         ]
         free_m = min(free_m, max(gaps))
     return float(free_m)
+
+
+def rise(now: Situation, grasp: Array, safe_height_m: float) -> tuple[Array, ...]:
+    """Straight up first, for a low tool that is not yet over its grasp: other things stand on the table."""
+    if now.tool[2, 3] > safe_height_m or np.linalg.norm((now.tool - grasp)[:2, 3]) < 0.01:
+        return ()
+    raised = now.tool.copy()
+    raised[2, 3] = safe_height_m
+    return (raised,)

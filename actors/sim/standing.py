@@ -21,6 +21,7 @@ from blm.actors.sim.primitives import (
     backed_off,
     pitched,
     pointing_down,
+    rise,
 )
 
 PEG_HALF_LENGTH_M, PEG_HALF_WIDTH_M = 0.12, 0.025
@@ -72,7 +73,7 @@ def stand_peg(now: Situation) -> tuple[Primitives, ...]:
         grasp = pitched(pointing_down(point, yaw), pitch)
         reach = Stroke(
             name="reach",
-            poses=(*_rise(now, grasp), backed_off(grasp, APPROACH_M), grasp),
+            poses=(*rise(now, grasp, SAFE_HEIGHT_M), backed_off(grasp, APPROACH_M), grasp),
             gripper=1.0,
             avoid_object=False,
             detour=True,
@@ -126,15 +127,6 @@ def _twists(now: Situation) -> tuple[float, ...]:
     """The turns to try, first those that lead the hand round by the front of the robot."""
     side = 1.0 if (now.object_m - now.base_m)[1] <= 0.0 else -1.0
     return tuple(side * twist for twist in TWISTS_RAD)
-
-
-def _rise(now: Situation, grasp: Array) -> tuple[Array, ...]:
-    """Straight up first, for a low tool that is not yet over its grasp."""
-    if now.tool[2, 3] > SAFE_HEIGHT_M or np.linalg.norm((now.tool - grasp)[:2, 3]) < 0.01:
-        return ()
-    raised = now.tool.copy()
-    raised[2, 3] = SAFE_HEIGHT_M
-    return (raised,)
 
 
 def _turn(now: Situation, up: Array, grasp: Array, twist_rad: float) -> Primitives:
