@@ -40,12 +40,16 @@ def video_info(image_px: int, fps: int) -> dict[str, Any]:
     }
 
 
+SAME_BYTES = "rc-lookahead=0:sync-lookahead=0"
+"""x264's look ahead reads memory that nothing has written: one segment in 250 came out with other bytes."""
+
+
 def encode_segment(pictures: Iterable[Picture], fps: int) -> bytes:
     """Pictures [H,W,3] of one size, both sides even, as an MP4 of their own. ValueError if there is none."""
     import av
 
     buffer = BytesIO()
-    options = {"crf": QUALITY, "preset": "veryfast", "bf": "0", "sc_threshold": "0"}
+    options = {"crf": QUALITY, "preset": "veryfast", "bf": "0", "sc_threshold": "0", "x264-params": SAME_BYTES}
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = PIXEL_FORMAT
