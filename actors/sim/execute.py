@@ -38,7 +38,8 @@ def demonstrate(env: CellEnv, planner: CellPlanner, seed: int, config: Demonstra
         return made
     # What a disturbance has spoilt for good may still be shown from the start.
     again = _demonstrate(env, planner, seed, config, None)
-    return replace(again, first_plan=False, failures=made.failures + again.failures)
+    rejected = Counter(made.rejected) + Counter(again.rejected)
+    return replace(again, first_plan=False, failures=made.failures + again.failures, rejected=dict(rejected))
 
 
 def _demonstrate(
