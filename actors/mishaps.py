@@ -62,17 +62,15 @@ def faulty_actions(episode: Episode, mishap: str, step: int, side: float) -> Flo
 
 def replay(env: "CellEnv", episode: Episode, actions: Float32) -> Replay:
     """Executes actions [T,A] from where the episode began. The outcome depends on the arguments alone."""
+    from blm.actors.sim.tape import Tape
+
     env.restart(episode.seed, episode.states[0])
-    states, positions, gripper, success = [], [], [], False
-    for t in range(len(actions) + 1):
-        states.append(env.state())
-        positions.append(env.object_positions())
-        gripper.append(env.proprio()[-1])
-        if t < len(actions):
-            success |= env.step(actions[t])
+    tape = Tape(env, env.state())
+    for action in actions:
+        tape.step(action)
     return Replay(
-        states=np.stack(states),
-        object_positions=np.stack(positions),
-        gripper=np.asarray(gripper, dtype=np.float32),
-        success=success,
+        states=np.stack(tape.states),
+        object_positions=np.stack(tape.positions),
+        gripper=np.stack(tape.proprio)[:, -1],
+        success=tape.first_success is not None,
     )

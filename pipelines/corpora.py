@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from blm.actors.sim.episode import episode_files
 from blm.actors.sim.world import seed_range
 from blm.model.errors import UserError
 from blm.pipelines.corpora_counts import count_questions, describe, print_table
@@ -159,8 +160,7 @@ def _episode_files(context: StageContext, slug: str) -> list[Path]:
     """The kept demonstrations of a cell, none if the stage runs without them. UserError if a file is damaged."""
     if "collect" not in context.inputs:
         return []
-    folder = context.inputs["collect"] / "episodes" / slug
-    files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    files = episode_files(context.inputs["collect"], slug)
     for path in files:
         open_parquet(path).close()
     return files

@@ -145,9 +145,9 @@ def export(arguments: argparse.Namespace) -> int:
 
 def _collected(folder: Path) -> Path:
     """The one folder at or below `folder` in which demonstrations were collected. UserError if it is not clear."""
-    found = sorted({path.parents[2] for path in folder.rglob("episodes/*/*.parquet")})
+    from blm.actors.sim.episode import collected_folders
+
+    found = collected_folders(folder)
     if len(found) == 1:
         return found[0]
-    if not found:
-        raise UserError(f"{folder} holds no collected episodes; give a run's folder or its collect folder")
     raise UserError(f"{folder} holds several collections; name one: {', '.join(map(str, found))}")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blm.actors.sim.episode import episode_files, read_episodes
 from blm.actors.sim.world import Cell, Geometry, parse_cell
 from blm.model.errors import UserError
 from blm.pipelines.datasets.parquet import temporary_path
@@ -41,7 +42,7 @@ def export_maniskill(collect_folder: Path, out: Path) -> dict[str, Any]:
     states bit for bit when replayed; those that did not end in success are left out and counted. UserError if there is
     no episode or a file is damaged.
     """
-    files = sorted(path for path in (collect_folder / "episodes").glob("*/*.parquet") if path.name[0] != ".")
+    files = episode_files(collect_folder)
     if not files:
         raise UserError(f"{collect_folder / 'episodes'} holds no episodes; name the folder of a finished collect stage")
     summary = {}
@@ -65,7 +66,7 @@ def _export_cell(files: list[Path], folder: Path) -> dict[str, Any]:
         with h5py.File(temporary, "w") as file:
             for episode, trajectory in _replays(files):
                 cell = parse_cell(episode.cell)
-                about = about or _describe(cell, "official" if episode.geometry == "official" else "lite")
+                about = about or _describe(cell, episode.geometry)
                 if not trajectory.success[-1]:
                     counts["not_reproduced"] += 1
                     continue
@@ -85,14 +86,11 @@ def _export_cell(files: list[Path], folder: Path) -> dict[str, Any]:
 
 def _replays(files: list[Path]) -> Iterator[tuple["Episode", "StockTrajectory"]]:
     from blm.actors.sim.env import CellEnv
-    from blm.actors.sim.episode import read_episodes
     from blm.actors.sim.stock import replay
 
     env: CellEnv | None = None
     for episode in (episode for path in files for episode in read_episodes(path)):
-        geometry: Geometry = "official" if episode.geometry == "official" else "lite"
-        if env is None or env.geometry != geometry:
-            env = CellEnv(parse_cell(episode.cell), geometry=geometry)
+        env = CellEnv.of(episode, env)
         yield episode, replay(env, episode)
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from PIL import Image
 
 from blm.actors.sim.cameras import CAMERAS, check_camera
+from blm.actors.sim.episode import episode_files
 from blm.actors.sim.look import LookConfig
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.embodiments import CONTROL_HZ, get_embodiment
@@ -117,8 +118,7 @@ def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
 
 def _episode_files(collect: Path) -> list[Path]:
     """The files of episodes, in order. UserError if there is none or one is damaged."""
-    found = (collect / "episodes").glob("*/*.parquet")
-    files = sorted(path for path in found if not path.name.startswith("."))  # a dot begins an unfinished file
+    files = episode_files(collect)
     for path in files:
         open_parquet(path).close()
     if not files:

@@ -4,11 +4,11 @@ An episode is executed from its seed and its first state by its own actions, in 
 success, and pass through the kept states bit for bit where simulator and machine are those it was made with.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from blm.actors.sim.world import Geometry, parse_cell
-from blm.model.errors import UserError
+from blm.actors.sim.episode import collected_folders, episode_files, read_episodes
 from blm.pipelines.datasets.items import map_items
 
 
@@ -18,36 +18,31 @@ class ReplayWorker:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """`{"source"}` -> counts, and the seeds that failed."""
         from blm.actors.sim.env import CellEnv
-        from blm.actors.sim.episode import read_episodes
         from blm.actors.sim.execute import replay
 
         result: dict[str, Any] = {"cell": Path(item["source"]).parent.name, "episodes": 0, "success": 0, "exact": 0}
         failed: list[int] = []
         env: CellEnv | None = None
         for episode in read_episodes(Path(item["source"])):
-            if env is None or env.cell.name != episode.cell or env.geometry != episode.geometry:
-                geometry: Geometry = "official" if episode.geometry == "official" else "lite"
-                env = CellEnv(parse_cell(episode.cell), geometry=geometry)
+            env = CellEnv.of(episode, env)
             replayed = replay(env, episode)
             result["episodes"] += 1
             result["success"] += replayed.success
             result["exact"] += replayed.exact
             if not replayed.success:
                 failed.append(episode.seed)
-        return result | {"failed": str(failed)}
+        return result | {"failed": json.dumps(failed)}  # text: Ray Data has no type for a list that may be empty
 
 
 def replay_folder(folder: Path, workers: int) -> dict[str, Any]:
     """Replays all episodes below a folder. Returns counts per cell; prints a table. UserError if there are none."""
-    files = sorted(path for path in folder.rglob("episodes/*/*.parquet") if not path.name.startswith("."))
-    if not files:
-        raise UserError(f"{folder} holds no collected episodes; give a run's folder or its collect folder")
+    files = [path for root in collected_folders(folder) for path in episode_files(root)]
     cells: dict[str, dict[str, Any]] = {}
     for done in map_items([{"source": str(path)} for path in files], ReplayWorker, arguments={}, workers=workers):
         row = cells.setdefault(done["cell"], {"episodes": 0, "success": 0, "exact": 0, "failed": []})
         for name in ("episodes", "success", "exact"):
             row[name] += done[name]
-        row["failed"] += [int(seed) for seed in done["failed"].strip("[]").split(",") if seed.strip()]
+        row["failed"] += json.loads(done["failed"])
     print(f"{'cell':<26}{'episodes':>9}{'to success':>12}{'bit for bit':>13}  failed seeds")
     for name, row in sorted(cells.items()):
         share = [f"{row[kind] / row['episodes']:.1%}" for kind in ("success", "exact")]

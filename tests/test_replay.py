@@ -8,7 +8,7 @@ import pytest
 
 from blm.actors.sim.demonstration import DemonstrationConfig
 from blm.actors.sim.env import CellEnv
-from blm.actors.sim.episode import Episode, write_episodes
+from blm.actors.sim.episode import Episode, collected_folders, write_episodes
 from blm.actors.sim.execute import demonstrate
 from blm.actors.sim.planner import CellPlanner
 from blm.actors.sim.world import parse_cell
@@ -51,6 +51,14 @@ def test_an_episode_that_does_not_replay_is_named(episodes: list[Episode], tmp_p
 def test_a_folder_without_episodes_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no collected episodes"):
         replay_folder(tmp_path, workers=1)
+
+
+def test_the_metadata_of_a_rendered_dataset_are_not_taken_for_episodes(episodes: list[Episode], tmp_path: Path) -> None:
+    path = _write(tmp_path, episodes)
+    meta = tmp_path / "render-0000/lerobot/panda/meta/episodes/chunk-000/file-000.parquet"
+    meta.parent.mkdir(parents=True)
+    meta.write_bytes(path.read_bytes())
+    assert collected_folders(tmp_path) == [tmp_path / "collect-0000"]
 
 
 def test_states_are_not_what_success_is_read_from(episodes: list[Episode], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ nothing is drawn until `render` is called. Plain object, no Ray; not thread-safe
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from mani_skill.utils.structs import Actor
 
 from blm.actors.sim.cameras import CameraSpec
+from blm.actors.sim.episode import Episode
 from blm.actors.sim.look import Look
 from blm.actors.sim.physics import Physics
 from blm.actors.sim.robots import get_robot
@@ -19,7 +21,7 @@ from blm.actors.sim.scenes import position
 from blm.actors.sim.spawn import STOCK, Spawn
 from blm.actors.sim.task_scenes import SCENES
 from blm.actors.sim.viewing import Picture, Viewer, known_camera
-from blm.actors.sim.world import Cell, Geometry
+from blm.actors.sim.world import Cell, Geometry, parse_cell
 from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN
 
 Float32 = npt.NDArray[np.float32]
@@ -61,6 +63,13 @@ class CellEnv:
         self._physics = Physics(self._scene)
         self._stepped = False
         self._viewer = Viewer(self._scene, self._specs, image_px)
+
+    @classmethod
+    def of(cls, episode: Episode, present: Self | None = None) -> Self:
+        """A simulator of an episode's cell and geometry, without cameras; `present` if that is one already."""
+        if present is not None and (present.cell.name, present.geometry) == (episode.cell, episode.geometry):
+            return present
+        return cls(parse_cell(episode.cell), geometry=episode.geometry)
 
     # ---- running
     # ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blm.actors.sim.world import Geometry
 from blm.model.errors import UserError
 
 Float32 = npt.NDArray[np.float32]
@@ -33,7 +34,7 @@ class Episode:
     """Key of `blm.actors.sim.tasks.TASKS`."""
     seed: int
     """Scene seed."""
-    geometry: str
+    geometry: Geometry
     """Which robot description it was simulated with."""
     instruction: str
     """The task in words."""
@@ -97,6 +98,25 @@ def _matrix(cell: pa.ListScalar) -> Float32:
     rows = cell.values
     values = rows.flatten().to_numpy(zero_copy_only=False)
     return np.array(values, dtype=np.float32).reshape(len(rows), -1)
+
+
+def episode_files(collected: Path, slug: str = "*") -> list[Path]:
+    """Files of episodes in a collect stage's folder, in order: of one cell (`Cell.slug`), or of all."""
+    # A dot begins an unfinished file.
+    return sorted(path for path in (collected / "episodes").glob(f"{slug}/*.parquet") if not path.name.startswith("."))
+
+
+def collected_folders(folder: Path) -> list[Path]:
+    """Folders at or below a folder in which demonstrations were collected, in order. UserError if there is none."""
+    # A LeRobot dataset has a folder of that name too: meta/episodes.
+    roots = {path.parent for path in folder.rglob("episodes") if path.parent.name != "meta"}
+    found = sorted(root for root in roots if episode_files(root))
+    if not found:
+        raise UserError(
+            f"{folder} holds no collected episodes (episodes/*/*.parquet); give a run's folder or its collect folder, "
+            "or run `blm collect` first"
+        )
+    return found
 
 
 def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:

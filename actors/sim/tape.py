@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blm.actors.sim.env import CellEnv
+from blm.actors.sim.motion import roughness
 
 Float32 = npt.NDArray[np.float32]
 
@@ -51,9 +52,7 @@ class Tape:
 
     def smoothness(self) -> dict[str, Any]:
         """Root mean square jerk of the arm's joints, and how far the tool centre travelled."""
-        joints = np.stack(self.proprio)[:, :-1].astype(np.float64)
-        hz = self.env.embodiment.control_hz
-        jerk = np.diff(joints, n=3, axis=0) * hz**3 if len(joints) > 3 else np.zeros((1, 1))
+        jerk_rad_s3 = roughness(np.stack(self.proprio)[:, :-1], self.env.embodiment.control_hz)
         tool = np.stack(self.positions)[:, :3]
         path_m = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
-        return {"jerk_rad_s3": round(float(np.sqrt(np.mean(jerk**2))), 1), "tool_path_m": round(path_m, 4)}
+        return {"jerk_rad_s3": round(jerk_rad_s3, 1), "tool_path_m": round(path_m, 4)}

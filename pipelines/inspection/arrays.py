@@ -97,14 +97,6 @@ def fastest(values: Array, fps: float) -> Array:
     return np.nan_to_num(np.abs(np.diff(values.astype(np.float64), axis=0))).max(axis=0) * fps
 
 
-def roughness(values: Array, fps: float) -> float:
-    """Root mean square of the third derivative of [N,D] over time, per second cubed; 0 for fewer than 4 frames."""
-    if len(values) < 4:
-        return 0.0
-    jerk = np.diff(values.astype(np.float64), n=3, axis=0) * fps**3
-    return float(np.sqrt(np.nanmean(jerk**2)))
-
-
 def far_above(values: Array, factor: float) -> Rows:
     """Which of E values exceed the median by the factor. Fewer than five say nothing."""
     if len(values) < 5:

@@ -10,18 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from blm.actors.sim.episode import Episode, read_episodes
+from blm.actors.sim.episode import Episode, episode_files, read_episodes
 from blm.model.errors import UserError
 from blm.pipelines.inspection.findings import Findings
 from blm.pipelines.inspection.track import ACTION, POSITIONS, STATE, About, Track, folder_bytes
 
 Place = tuple[Path, int]
 """File and row of an episode."""
-
-
-def episode_files(folder: Path) -> list[Path]:
-    """Files of episodes in a stage's folder, in order; unfinished ones begin with a dot."""
-    return sorted(path for path in (folder / "episodes").glob("*/*.parquet") if not path.name.startswith("."))
 
 
 class CollectedFolder:

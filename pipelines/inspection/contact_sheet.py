@@ -10,11 +10,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from blm.actors.sim.cameras import CAMERAS
-from blm.actors.sim.episode import Episode, read_episodes
+from blm.actors.sim.episode import Episode, collected_folders, episode_files, read_episodes
 from blm.actors.sim.tasks import TASKS
 from blm.model.embodiments import EMBODIMENTS, suggest
 from blm.model.errors import UserError
-from blm.pipelines.inspection.collected import episode_files
 from blm.pipelines.inspection.drawing import Drawer, Picture
 
 MOMENTS = ("first", "middle", "last")
@@ -28,9 +27,8 @@ def first_episodes(folder: Path) -> list[Episode]:
     """The first episode of every cell at or below a folder, by robot and task. UserError if there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give one with collected episodes")
-    roots = sorted({path.parent for path in folder.rglob("episodes") if path.is_dir() and path.parent.name != "meta"})
     first: dict[str, Episode] = {}
-    for root in roots:
+    for root in collected_folders(folder):
         done: set[Path] = set()
         for path in episode_files(root):
             if path.parent in done:

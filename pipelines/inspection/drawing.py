@@ -26,10 +26,11 @@ class Drawer:
     def draw(self, episode: Episode, steps: Iterable[int]) -> list[dict[str, Picture]]:
         """Pictures [H,W,3] of every camera at some steps. UserError if this version cannot simulate the episode."""
         from blm.actors.renderer import Renderer
-        from blm.actors.sim.world import Geometry, WorldConfig, parse_cell
+        from blm.actors.sim.world import WorldConfig, parse_cell
 
-        geometry: Geometry = "official" if episode.geometry == "official" else "lite"
-        world = WorldConfig(cells=(episode.cell,), cameras=self.cameras, image_px=self.picture_px, geometry=geometry)
+        world = WorldConfig(
+            cells=(episode.cell,), cameras=self.cameras, image_px=self.picture_px, geometry=episode.geometry
+        )
         if self._renderer is None or self._renderer.world != world:
             self.close()
             self._renderer = Renderer(world)

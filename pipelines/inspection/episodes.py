@@ -5,6 +5,7 @@ Episodes come one by one and are let go; a few numbers of each stay.
 
 import numpy as np
 
+from blm.actors.sim.motion import roughness
 from blm.pipelines.inspection import arrays
 from blm.pipelines.inspection.compare import compare_contents, compare_lags, compare_movement, compare_roughness
 from blm.pipelines.inspection.facts import Facts, ValueNames
@@ -49,7 +50,7 @@ class EpisodeChecks:
         self._check_limits(track)
         if state is not None:
             facts.spans = arrays.span(state)
-            facts.roughness = arrays.roughness(state[:, :-1] if track.embodiment else state, track.fps)
+            facts.roughness = roughness(state[:, :-1] if track.embodiment else state, track.fps)
             self._check_held(track, state)
         if state is not None and action is not None:
             facts.digest = arrays.digest(action, state)

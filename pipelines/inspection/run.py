@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from blm.actors.sim.episode import episode_files
 from blm.model.embodiments import EMBODIMENTS
 from blm.model.errors import UserError
 from blm.pipelines.datasets.lerobot_schema import INFO_PATH
 from blm.pipelines.inspection.cells import CellRow, check_cells, describe, table_lines
-from blm.pipelines.inspection.collected import CollectedFolder, episode_files
+from blm.pipelines.inspection.collected import CollectedFolder
 from blm.pipelines.inspection.episodes import EpisodeChecks
 from blm.pipelines.inspection.facts import Facts, by_cell
 from blm.pipelines.inspection.findings import Finding, Findings, lines, verdict
