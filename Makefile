@@ -47,6 +47,7 @@ lerobot-check: setup ## open a dataset of ours with the lerobot package, in an e
 
 bench-peers: setup ## environments of the packages that `blm bench` measures beside ours
 	bash cluster/setup/maniskill_env.sh
+	bash cluster/setup/datasets_env.sh
 
 clean: ## remove caches and build outputs; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
