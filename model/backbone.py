@@ -3,14 +3,18 @@
 A folder written by `save_backbone` is what `transformers` and vLLM load as it is.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForImageTextToText,
     AutoProcessor,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -22,8 +26,6 @@ from transformers import (
 from blm.model.errors import UserError
 from blm.model.options import TinyBackboneConfig
 from blm.model.vision import PATCH_PX, TOKEN_PX
-
-SUPPORTED_MODEL_TYPE = "qwen2_5_vl"
 
 
 def tiny_config(config: TinyBackboneConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
@@ -85,24 +87,39 @@ def make_processor(tokenizer: PreTrainedTokenizerBase, max_pixels: int = 1024 * 
 def save_backbone(
     folder: Path,
     model: torch.nn.Module,
-    processor: Qwen2_5_VLProcessor,
+    processor: Any,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a Hugging Face folder, complete or not at all (temporary name, then rename).
 
-    state_dict: the whole weights, where `model` itself holds only this worker's shards of them.
+    state_dict: the whole weights, where `model` itself holds only this worker's shards of them, or another number
+    format; what the folder says its format is follows them.
     """
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, state_dict=state_dict)
     processor.save_pretrained(temporary)
+    if state_dict is not None:
+        _set_dtype(temporary / "config.json", next(t.dtype for t in state_dict.values() if t.is_floating_point()))
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)
 
 
-def load_config(source: str | Path) -> Qwen2_5_VLConfig:
-    """The configuration of a local folder or a published model. UserError when it is missing or of another family."""
+def _set_dtype(file: Path, dtype: torch.dtype) -> None:
+    """Let a config.json, and the parts inside it, say that the weights are of this format."""
+
+    def named(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: str(dtype).removeprefix("torch.") if k == "dtype" else named(v) for k, v in value.items()}
+
+    file.write_text(json.dumps(named(json.loads(file.read_text())), indent=2) + "\n")
+
+
+def load_config(source: str | Path) -> PretrainedConfig:
+    """The configuration of a local folder or a published model. UserError when it is missing or no image-text-to-text
+    model."""
     path = Path(source)
     if (path.is_absolute() or str(source).startswith(".")) and not (path / "config.json").is_file():
         raise UserError(
@@ -111,20 +128,31 @@ def load_config(source: str | Path) -> Qwen2_5_VLConfig:
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
-    if config.model_type != SUPPORTED_MODEL_TYPE:
-        raise UserError(f"{source} is a {config.model_type} model; this version works with {SUPPORTED_MODEL_TYPE}")
+        raise _cannot_load(source, error) from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UserError(f"{source} is a {config.model_type} model; an image-text-to-text model is needed")
     return config
 
 
-def load_backbone(
-    source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """Load a local folder or a published model by its hub name, in eval mode. UserError as for `load_config`."""
+def load_processor(source: str | Path) -> Any:
+    """The processor of a local folder or a published model: tokenizer, pictures, videos, chat template. UserError when
+    it is missing."""
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(source, error) from error
+
+
+def load_backbone(source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Model and processor of a local folder or a published model by its hub name, in eval mode; of any family that
+    transformers loads as image-text-to-text. UserError as for `load_config`."""
     load_config(source)
     try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(source)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
-    return model.to(device).eval(), processor
+        raise _cannot_load(source, error) from error
+    return model.to(device).eval(), load_processor(source)
+
+
+def _cannot_load(source: str | Path, error: Exception) -> UserError:
+    return UserError(f"cannot load the model {source}: {str(error).splitlines()[0]}")

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from blm.model.backbone import load_backbone
+from blm.model.chat_encoder import ChatEncoder
 from blm.model.errors import UserError
-from blm.model.prompts import encode_chat, policy_messages
-from blm.model.rope import mrope_positions
-from blm.model.vision import TOKEN_PX, encode_images, tokens_per_image
+from blm.model.families import parts_of
+from blm.model.packing import join_inputs
+from blm.model.prompts import policy_messages
+from blm.model.vision import encode_images
 
+Sizes = tuple[tuple[int, int], ...]
+"""(height, width) of each picture, px."""
+BESIDE_MEDIA = 2  # tokens kept besides those of the pictures and `max_text_tokens`: their closing marker, and a spare
 PREPROCESSING_VERSION = 1  # part of the fingerprint: raise it when pictures or prompts are prepared in another way
 
 
@@ -33,7 +38,8 @@ class Intents:
 
 
 class IntentExtractor:
-    """The frozen MLLM up to block `layer`. `layer` k gives what transformers calls `hidden_states[k]`."""
+    """The frozen MLLM up to block `layer`. `layer` k gives what enters block k + 1, as a rule what transformers
+    calls `hidden_states[k]`."""
 
     def __init__(
         self,
@@ -45,49 +51,41 @@ class IntentExtractor:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         model, processor = load_backbone(model_dir, device=device, dtype=dtype)
-        language_model = model.model.language_model
-        if not 1 <= layer <= len(language_model.layers):
-            raise UserError(f"intent layer {layer}: {model_dir} has blocks 1 to {len(language_model.layers)}")
-        language_model.layers = language_model.layers[:layer]
-        language_model.norm = nn.Identity()
-        self._embed = model.get_input_embeddings()
-        self._visual = model.model.visual
-        self._language_model = language_model
-        self._tokenizer = processor.tokenizer
-        self._image_token_id = model.config.image_token_id
-        self._prompts: dict[tuple[str, tuple[tuple[int, int], ...]], tuple[Tensor, Tensor]] = {}
+        parts = parts_of(model)
+        if not 1 <= layer <= len(parts.language_blocks):
+            raise UserError(f"intent layer {layer}: {model_dir} has blocks 1 to {len(parts.language_blocks)}")
+        parts.language.layers = parts.language.layers[:layer]
+        parts.language.norm = nn.Identity()
+        self._model, self._parts = model, parts
+        self._encoder = ChatEncoder(processor, model.config)
+        self._image_token_id: int = model.config.image_token_id
+        self._prompts: dict[tuple[str, Sizes], tuple[Tensor, Tensor]] = {}
         self.max_text_tokens = max_text_tokens
-        self.width: int = language_model.config.hidden_size
+        self.width: int = model.config.get_text_config().hidden_size
         self.device, self.dtype = device, dtype
         self.fingerprint = fingerprint(model_dir, layer, max_text_tokens)
 
     def length(self, image_sizes_px: Sequence[tuple[int, int]]) -> int:
         """L for pictures of these (height, width)."""
-        return sum(tokens_per_image(*size) for size in image_sizes_px) + 2 * len(image_sizes_px) + self.max_text_tokens
+        ids, _ = self._prompt("", tuple(image_sizes_px))
+        places = (ids == self._image_token_id).nonzero()
+        return int(places[-1] - places[0]) + 1 + BESIDE_MEDIA + self.max_text_tokens
 
     @torch.inference_mode()
     def encode(self, images: Sequence[dict[str, np.ndarray]], instructions: Sequence[str]) -> Intents:
         """images: a dict camera -> uint8 [H, W, 3] an observation, cameras in one order and pictures of one size."""
-        cameras = list(images[0])
-        stacked = np.stack([observation[camera] for observation in images for camera in cameras])
-        height, width = stacked.shape[1:3]
-        grids = ((height // TOKEN_PX, width // TOKEN_PX),) * len(cameras)
-        prompts = [self._prompt(instruction, grids) for instruction in instructions]
+        pictures = [list(observation.values()) for observation in images]
+        sizes: Sizes = tuple(picture.shape[:2] for picture in pictures[0])
+        prompts = [self._prompt(instruction, sizes) for instruction in instructions]
         full = max(len(ids) for ids, _ in prompts)
+        # Padding stands behind, where attention, being causal, never sees it.
         input_ids = torch.stack([nn.functional.pad(ids, (0, full - len(ids))) for ids, _ in prompts])
         positions = torch.stack([nn.functional.pad(pos, (0, full - pos.shape[1])) for _, pos in prompts], dim=1)
         lengths = torch.tensor([len(ids) for ids, _ in prompts])
-
-        embeddings = self._embed(input_ids.to(self.device))
-        image_tokens = encode_images(self._visual, torch.from_numpy(stacked).to(self.device))
-        is_image = (input_ids == self._image_token_id).unsqueeze(-1).to(self.device)
-        embeddings = embeddings.masked_scatter(is_image, image_tokens.to(embeddings.dtype))
-        hidden = self._language_model(
-            inputs_embeds=embeddings, position_ids=positions.to(self.device), use_cache=False
-        ).last_hidden_state
+        hidden = self._hidden(input_ids.to(self.device), positions.to(self.device), pictures)
 
         first = int((input_ids[0] == self._image_token_id).nonzero()[0])
-        kept = self.length([(height, width)] * len(cameras))
+        kept = self.length(sizes)
         if full - first > kept:
             raise UserError(
                 f"instruction {max(instructions, key=len)!r} makes {full - first - kept} tokens more than"
@@ -98,14 +96,34 @@ class IntentExtractor:
         mask = mask.to(states.device)
         return Intents(states=states * mask.unsqueeze(-1), mask=mask)
 
-    def _prompt(self, instruction: str, grids: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
-        key = (instruction, grids)
+    def _hidden(self, input_ids: Tensor, positions: Tensor, pictures: list[list[np.ndarray]]) -> Tensor:
+        """States [B, L, d] of the last block kept."""
+        if not self._encoder.family.fast_vision:
+            inputs = join_inputs([self._encoder.media(row) for row in pictures])
+            return self._model.model(
+                input_ids=input_ids,
+                position_ids=positions if len(positions) > 1 else positions[0],
+                use_cache=False,
+                **{
+                    name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+                    for name, tensor in inputs.items()
+                },
+            ).last_hidden_state
+        stacked = np.stack([picture for row in pictures for picture in row])
+        if self._encoder.resized(*stacked.shape[1:3]) != stacked.shape[1:3]:
+            stacked = np.stack(self._encoder.media(list(stacked)).images)
+        image_tokens = encode_images(self._parts.vision, torch.from_numpy(stacked).to(self.device))
+        embeddings = self._model.get_input_embeddings()(input_ids)
+        is_image = (input_ids == self._image_token_id).unsqueeze(-1)
+        embeddings = embeddings.masked_scatter(is_image, image_tokens.to(embeddings.dtype))
+        return self._parts.language(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
+
+    def _prompt(self, instruction: str, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        key = (instruction, sizes)
         if key not in self._prompts:
-            tokens = [rows * cols for rows, cols in grids]
-            messages = policy_messages(len(grids), instruction)
-            ids = encode_chat(self._tokenizer, messages, tokens, generation_prompt=True).input_ids
-            positions = mrope_positions(ids, image_token_id=self._image_token_id, grids=grids)
-            self._prompts[key] = (torch.tensor(ids), torch.from_numpy(positions).long())
+            messages = policy_messages(len(sizes), instruction)
+            chat = self._encoder.encode(messages, sizes, generation_prompt=True)
+            self._prompts[key] = (torch.from_numpy(chat.input_ids).long(), torch.from_numpy(chat.positions).long())
         return self._prompts[key]
 
 

@@ -7,7 +7,27 @@ from blm.model.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of matrix products in training; weights stay float32."""
-OptimizerName = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "muon", "adamw8bit"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters on the linear layers of the language model's blocks, trained in place of all its weights."""
+
+    rank: int = 0
+    """Rank of the adapters; 0: none, everything is trained."""
+    alpha: int = 32
+    """Their output is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """On their input."""
+    vision: bool = False
+    """Also on the vision tower's linear layers."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0:
+            raise UserError(f"lora rank {self.rank} and alpha {self.alpha}: give a rank of 0 or more, alpha above 0")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"lora dropout is {self.dropout}; give a chance from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,5 @@
-"""What the multimodal model reads and writes: chat format, policy prompt, position words.
+"""What the multimodal model reads and writes, in words: placeholders, system turns, policy prompt, position words, and
+the chat format of backbones made from scratch. `blm.model.chat_encoder` makes tokens of it.
 
 The same functions train (Stage I), extract intents, evaluate and serve, so a prompt cannot drift between them.
 
@@ -6,24 +7,16 @@ Conversations follow Qwen's ChatML. A user turn names each picture by one `<imag
 text, so that (attention being causal) the states of image tokens do not depend on the instruction.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
-
-from blm.model.errors import UserError
+import re
+from collections.abc import Sequence
+from typing import Any
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "text": str}
 
-
-class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that prompts need."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-
-
 IMAGE_PLACEHOLDER = "<image>"
+VIDEO_PLACEHOLDER = "<video>"
+VIDEO_PLACEHOLDER = "<video>"
+_PLACEHOLDERS = re.compile(f"({IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER})")
 IGNORE_INDEX = -100  # label of tokens that carry no loss, the value torch's cross entropy skips
 
 LOC_BINS = 64
@@ -58,6 +51,14 @@ CHAT_TEMPLATE = (
 for."""
 
 
+SYSTEM_PROMPTS = {
+    "embodied": "You are the mind of a robot. Look closely and answer from what you see.",
+    "general": "You are a helpful assistant.",
+    "cosmos": "Answer the questions.",
+}
+"""System turn by task family, for published backbones. Models made from scratch are asked without one."""
+
+
 def loc_token(axis: int, value_m: float) -> str:
     """The position word of a coordinate in metres along world axis 0, 1 or 2; values outside the range are
     clamped."""
@@ -78,75 +79,15 @@ def policy_messages(n_images: int, instruction: str) -> list[Message]:
     return [{"role": "user", "text": text}]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedChat:
-    """A conversation as token ids, with image placeholders expanded."""
-
-    input_ids: list[int]
-    labels: list[int]
-    """`input_ids` where the loss counts (assistant text and its end-of-turn), IGNORE_INDEX elsewhere."""
-
-
-def encode_chat(
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    tokens_per_image: Sequence[int],
-    *,
-    generation_prompt: bool = False,
-) -> EncodedChat:
-    """Tokenise a conversation, expanding each `<image>` into that picture's number of image tokens.
-
-    Equal, token for token, to `processor.apply_chat_template` on the same conversation (held by a test).
-    Raises UserError when placeholders and pictures do not match in number.
-    """
-    placeholders = sum(message["text"].count(IMAGE_PLACEHOLDER) for message in messages)
-    if placeholders != len(tokens_per_image):
-        raise UserError(
-            f"conversation has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(tokens_per_image)} images;"
-            " give one placeholder an image"
-        )
-    input_ids: list[int] = []
-    labels: list[int] = []
-    remaining = iter(tokens_per_image)
-    encode = partial(tokenizer.encode, add_special_tokens=False)
-    newline = encode("\n")
-    for message in messages:
-        head = f"<|im_start|>{message['role']}\n"
-        body = _expand_images(message["text"], remaining) + "<|im_end|>"
-        if message["role"] == "assistant":
-            prompt, answer = encode(head), encode(body)
-            input_ids += prompt + answer
-            labels += [IGNORE_INDEX] * len(prompt) + answer
-        else:
-            turn = encode(head + body)
-            input_ids += turn
-            labels += [IGNORE_INDEX] * len(turn)
-        input_ids += newline
-        labels += [IGNORE_INDEX] * len(newline)
-    if generation_prompt:
-        prompt = encode("<|im_start|>assistant\n")
-        input_ids += prompt
-        labels += [IGNORE_INDEX] * len(prompt)
-    return EncodedChat(input_ids=input_ids, labels=labels)
-
-
-def _expand_images(text: str, tokens_per_image: Iterator[int]) -> str:
-    parts = text.split(IMAGE_PLACEHOLDER)
-    expanded = parts[0]
-    for part in parts[1:]:
-        expanded += "<|vision_start|>" + "<|image_pad|>" * next(tokens_per_image) + "<|vision_end|>" + part
-    return expanded
-
-
 def chat_content(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The same conversation in the OpenAI / Hugging Face shape: a list of typed parts a turn."""
     converted: list[dict[str, Any]] = []
     for message in messages:
         parts: list[dict[str, str]] = []
-        for i, text in enumerate(message["text"].split(IMAGE_PLACEHOLDER)):
-            if i > 0:
-                parts.append({"type": "image"})
-            if text:
-                parts.append({"type": "text", "text": text})
+        for piece in _PLACEHOLDERS.split(message["text"]):
+            if piece in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
+                parts.append({"type": piece.strip("<>")})
+            elif piece:
+                parts.append({"type": "text", "text": piece})
         converted.append({"role": message["role"], "content": parts})
     return converted

@@ -1,28 +1,45 @@
-"""Multimodal rotary positions of Qwen2.5-VL for conversations with still pictures.
+"""Multimodal rotary positions of Qwen's models.
 
 Text tokens advance time, height and width together; a picture's tokens share one time and carry their row and
-column; what follows continues after the largest position used. Computed once a conversation, when it is tokenised,
-not at every step.
+column; those of a video advance in time too; what follows continues after the picture's longer side. Computed once a
+conversation, when it is tokenised, not at every step.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 
-def mrope_positions(input_ids: Sequence[int], *, image_token_id: int, grids: Sequence[tuple[int, int]]) -> np.ndarray:
-    """int32 [3, L]: time, height and width positions. `grids`: (rows, cols) of each picture in language tokens."""
-    ids = np.asarray(input_ids)
-    positions = np.empty((3, len(ids)), dtype=np.int32)
-    cursor = 0  # index into the sequence
-    start = 0  # next free position
-    for rows, cols in grids:
-        first = cursor + int(np.argmax(ids[cursor:] == image_token_id))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """The language tokens of one picture, or of one unbroken stretch of a video."""
+
+    frames: int = 1
+    """Sets of tokens one behind the other (pairs of frames)."""
+    rows: int
+    cols: int
+    step: float = 1.0
+    """Positions from one set to the next along time."""
+
+
+def multimodal_positions(is_vision: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:
+    """int32 [3, L]: time, height and width positions of a conversation.
+
+    is_vision: bool [L], True on tokens of pictures and videos. `grids`: theirs, in the order of the text.
+    """
+    length = len(is_vision)
+    positions = np.empty((3, length), dtype=np.int32)
+    places = np.flatnonzero(is_vision)
+    cursor = start = taken = 0  # next token, next free position, vision tokens behind us
+    for grid in grids:
+        first, count = int(places[taken]), grid.frames * grid.rows * grid.cols
         positions[:, cursor:first] = start + np.arange(first - cursor)
         start += first - cursor
-        row, col = np.divmod(np.arange(rows * cols), cols)
-        positions[:, first : first + rows * cols] = start + np.stack([np.zeros_like(row), row, col])
-        start += max(rows, cols)
-        cursor = first + rows * cols
-    positions[:, cursor:] = start + np.arange(len(ids) - cursor)
+        time, row, col = np.indices((grid.frames, grid.rows, grid.cols)).reshape(3, -1)
+        spaced = (time.astype(np.float32) * np.float32(grid.step)).astype(np.int32)
+        positions[:, first : first + count] = start + np.stack([spaced, row, col])
+        start += max(grid.rows, grid.cols)
+        cursor, taken = first + count, taken + count
+    positions[:, cursor:] = start + np.arange(length - cursor)
     return positions

@@ -1,11 +1,12 @@
-"""What a training loop needs besides the model: seeds that follow from the step alone, number format, weight average.
+"""What a training loop needs besides the model: seeds that follow from the step alone, number format, weight average,
+recomputation and compilation of blocks.
 
 Plain PyTorch; the loops themselves, and what runs them on several machines, are in `blm.pipelines`.
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,3 +53,25 @@ def ema_update(average: Mapping[str, Tensor], current: Mapping[str, Tensor], ste
     rate = 1 - min(decay, (1 + step) / (10 + step))
     names = list(average)
     torch._foreach_lerp_([average[n] for n in names], [current[n] for n in names], rate)
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Keep of each block of an MLLM its input alone in training, and run it again for the gradients: memory for a
+    third more arithmetic."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def compile_layers(model: Any, *, backend: str = "inductor") -> None:
+    """Compile each transformer block of an MLLM by itself: all blocks share one compilation, and names of parameters
+    stay. Worth it on GPUs; on CPUs the minute it takes does not come back in a short training."""
+    from blm.model.families import family_of, parts_of
+    from blm.model.vision import run_block
+
+    parts = parts_of(model)
+    for block in parts.language_blocks:
+        block.compile(dynamic=True, backend=backend)
+    if family_of(model.config).fast_vision:
+        parts.vision.blm_block = torch.compile(run_block, dynamic=True, backend=backend)
+    else:
+        for block in parts.vision_blocks:
+            block.compile(dynamic=True, backend=backend)

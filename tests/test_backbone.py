@@ -32,5 +32,5 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="is a bert model"):
+    with pytest.raises(UserError, match="is a bert model; an image-text-to-text model is needed"):
         load_backbone(tmp_path)

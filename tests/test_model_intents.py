@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_families import FAMILIES, write_family
 
 from blm.model.backbone import load_backbone
 from blm.model.errors import UserError
@@ -46,6 +47,32 @@ def test_states_equal_the_full_models_hidden_states(tiny_mllm, layer):
         assert intents.mask[i].sum() == n
         assert not intents.states[i, n:].any()
     hook.remove()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", [56, 90])
+def test_any_family_gives_its_hidden_states(family, side, tmp_path):
+    folder = write_family(tmp_path / family, family)
+    extractor = IntentExtractor(folder, layer=2, max_text_tokens=64)
+    model, processor = load_backbone(folder)
+    rng = np.random.default_rng(0)
+    pictures = [{c: rng.integers(0, 255, (side, side, 3), dtype=np.uint8) for c in ("front", "side")} for _ in range(2)]
+    intents = extractor.encode(pictures, INSTRUCTIONS)
+    assert intents.states.shape == (2, extractor.length([(side, side)] * 2), 96)
+    entering: list[torch.Tensor] = []
+    model.model.language_model.layers[2].register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    for i, instruction in enumerate(INSTRUCTIONS):
+        text = processor.apply_chat_template(
+            chat_content(policy_messages(2, instruction)), tokenize=False, add_generation_prompt=True
+        )
+        inputs = processor(text=[text], images=[list(pictures[i].values())], return_tensors="pt")
+        with torch.no_grad():
+            model(**inputs)
+        hidden = entering.pop()[0]
+        first = int((inputs.input_ids[0] == model.config.image_token_id).nonzero()[0])
+        n = len(hidden) - first
+        assert torch.allclose(intents.states[i, :n], hidden[first:], atol=1e-4)
+        assert intents.mask[i].sum() == n
 
 
 def test_a_row_does_not_depend_on_its_batch(tiny_mllm):

@@ -1,70 +1,69 @@
-"""Stage I's batches and losses."""
+"""Stage I's losses."""
 
 import numpy as np
 import pytest
 import torch
+from small_families import encoded_row, write_family
 
 from blm.model.backbone import load_backbone
-from blm.model.prompts import encode_chat
-from blm.model.rope import mrope_positions
-from blm.model.sft import EncodedRow, GroundingHead, SftModule, collate, correct_answers
+from blm.model.chat_encoder import ChatEncoder
+from blm.model.errors import UserError
+from blm.model.grounding import GroundingHead
+from blm.model.packing import EncodedRow, count_targets, pack
+from blm.model.sft import SftModule, answer_nll, correct_answers
+from blm.model.vision import patchify
 
 
 @pytest.fixture
 def backbone(tiny_mllm):
-    return load_backbone(tiny_mllm)
+    model, processor = load_backbone(tiny_mllm)
+    return model, ChatEncoder(processor, model.config)
 
 
 def row(backbone, seed: int, question: str, answer: str, pictures: int = 1) -> EncodedRow:
-    model, processor = backbone
-    rng = np.random.default_rng(seed)
-    messages = [{"role": "user", "text": "<image>" * pictures + question}, {"role": "assistant", "text": answer}]
-    chat = encode_chat(processor.tokenizer, messages, [4] * pictures)
-    return EncodedRow(
-        input_ids=np.array(chat.input_ids),
-        labels=np.array(chat.labels),
-        positions=mrope_positions(
-            chat.input_ids, image_token_id=model.config.image_token_id, grids=[(2, 2)] * pictures
-        ),
-        images=rng.integers(0, 255, (pictures, 56, 56, 3), dtype=np.uint8),
-        points_px=rng.uniform(0, 56, (pictures, 3, 2)).astype(np.float32),
-    )
+    return encoded_row(backbone[1], seed, sizes=((56, 56),) * pictures, question=question, answer=answer)
 
 
 def test_loss_equals_transformers_own(backbone):
     model, _ = backbone
     item = row(backbone, 0, "Where is the cube?", "yes")
-    language, _ = SftModule(model, None)(collate([item], 0))
-    labels = torch.from_numpy(item.labels)[None]
     reference = model(
-        input_ids=torch.from_numpy(item.input_ids)[None],
-        labels=labels,
-        pixel_values=_pixels(item),
+        input_ids=torch.from_numpy(item.input_ids).long()[None],
+        labels=torch.from_numpy(item.labels).long()[None],
+        pixel_values=patchify(np.stack(item.media.images)).flatten(0, 1),
         image_grid_thw=torch.tensor([[1, 4, 4]]),
         position_ids=torch.from_numpy(item.positions).long()[:, None],
     ).loss
-    assert torch.allclose(language, reference, atol=1e-5)
+    language, _ = SftModule(model, None)(pack([item], pad_token_id=0))
+    assert torch.allclose(language, reference * count_targets(item)[0], rtol=1e-5)
 
 
-def _pixels(item: EncodedRow) -> torch.Tensor:
-    from blm.model.vision import patchify
-
-    return patchify(item.images).flatten(0, 1)
-
-
-def test_padding_and_text_only_rows_change_nothing(backbone):
+def test_sums_of_micro_batches_are_those_of_the_whole_step(backbone):
+    """Language and grounding: so a step may be split as memory and machines have it."""
     model, _ = backbone
-    module = SftModule(model, None)
+    torch.manual_seed(0)
+    module = SftModule(model, GroundingHead(96))
     rows = [
         row(backbone, 1, "Where is the cube?", "yes"),
-        row(backbone, 2, "Push the cube to the goal. Your task is to pick up?", "no"),
+        row(backbone, 2, "Push the cube to the goal. Your task is to pick up?", "no", pictures=2),
         row(backbone, 3, "yes no?", "no", pictures=0),
     ]
-    together, _ = module(collate(rows, 0))
-    alone = [module(collate([item], 0))[0] for item in rows]
-    counts = [int((item.labels != -100).sum()) for item in rows]
-    expected = sum(loss * n for loss, n in zip(alone, counts, strict=True)) / sum(counts)
-    assert torch.allclose(together, expected, atol=1e-5)
+    rows[1].points_px[0] = np.nan
+    together = torch.stack(module(pack(rows, pad_token_id=0)))
+    apart = sum(torch.stack(module(pack([item], pad_token_id=0))) for item in rows)
+    assert torch.allclose(together, apart, rtol=1e-5)
+    assert [count_targets(item)[1] for item in rows] == [1, 1, 0]
+
+
+def test_the_vision_warm_up_runs_no_language(backbone):
+    model, _ = backbone
+    module = SftModule(model, GroundingHead(96))
+    batch = pack([row(backbone, seed, "Where is the cube?", "yes") for seed in range(3)], pad_token_id=0)
+    language, grounding = module(batch, vision_only=True)
+    assert language.item() == 0
+    assert torch.allclose(grounding, module(batch)[1])
+    grounding.backward()
+    assert all(p.grad is None for p in model.model.language_model.parameters())
 
 
 def test_the_grounding_head_learns_to_find_points():
@@ -91,15 +90,23 @@ def test_pictures_without_truth_carry_no_grounding_loss():
     assert torch.allclose(head.loss(tokens, mixed, columns=2), head.loss(tokens[:1], known, columns=2))
 
 
+def test_a_grounding_head_needs_the_batched_vision_path(tmp_path):
+    model, _ = load_backbone(write_family(tmp_path / "other", "qwen3_vl"))
+    with pytest.raises(UserError, match="set grounding_weight to 0"):
+        SftModule(model, GroundingHead(96))
+
+
 def test_training_makes_wrong_answers_right(backbone):
     model, _ = backbone
     rows = [row(backbone, 1, "Where is the cube?", "yes"), row(backbone, 2, "Where is the cube?", "no")]
-    batch = collate(rows, 0)
-    assert not correct_answers(model, batch).any()
+    batch = pack(rows, pad_token_id=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     module = SftModule(model.train(), None)
+    assert not correct_answers(model, batch).any()
+    before, tokens = answer_nll(model, batch)
     for _ in range(60):
         optimizer.zero_grad()
-        module(batch)[0].backward()
+        (module(batch)[0] / tokens.sum()).backward()
         optimizer.step()
     assert correct_answers(model.eval(), batch).all()
+    assert (answer_nll(model, batch)[0] < 0.1 * before).all()

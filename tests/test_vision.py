@@ -27,18 +27,37 @@ def test_equals_the_processor_and_the_vision_tower(backbone, size):
     assert torch.allclose(ours.flatten(0, 1), expected, atol=1e-5)
 
 
-def test_windowed_attention_takes_the_towers_own_forward(backbone):
+@pytest.fixture
+def windowed(backbone):
+    """A tower whose first block attends within windows of 4 x 4 tokens."""
     visual = backbone[0].model.visual
-    pictures = np.random.default_rng(2).integers(0, 255, (2, 168, 168, 3), dtype=np.uint8)
     full = visual.fullatt_block_indexes
-    visual.fullatt_block_indexes = full[:1]
-    try:
-        with torch.no_grad():
-            grid = torch.tensor([[1, 12, 12]] * 2)
-            expected = visual(patchify(pictures).flatten(0, 1), grid_thw=grid).pooler_output
-            ours = encode_images(visual, pictures)
-    finally:
-        visual.fullatt_block_indexes = full
+    visual.fullatt_block_indexes = full[1:]
+    yield visual
+    visual.fullatt_block_indexes = full
+
+
+@pytest.mark.parametrize("tokens", [(4, 4), (6, 6), (8, 4), (3, 9), (9, 13), (1, 5)])
+def test_windows_of_every_shape_are_the_towers_own(windowed, tokens):
+    height, width = (28 * side for side in tokens)
+    pictures = np.random.default_rng(2).integers(0, 255, (2, height, width, 3), dtype=np.uint8)
+    with torch.no_grad():
+        grid = torch.tensor([[1, height // 14, width // 14]] * 2)
+        expected = windowed(patchify(pictures).flatten(0, 1), grid_thw=grid).pooler_output
+        ours = encode_images(windowed, pictures)
+    assert torch.allclose(ours.flatten(0, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(56, 84), (168, 140)])
+def test_pairs_of_frames_are_a_video(windowed, backbone, size):
+    processor = backbone[1].video_processor
+    frames = np.random.default_rng(3).integers(0, 255, (6, *size, 3), dtype=np.uint8)
+    theirs = processor(videos=[frames], do_resize=False, do_sample_frames=False, return_tensors="pt")
+    pairs = frames.reshape(3, 2, *size, 3)
+    assert torch.allclose(patchify(pairs).flatten(0, 1), theirs.pixel_values_videos, atol=1e-5)
+    with torch.no_grad():
+        expected = windowed(theirs.pixel_values_videos, grid_thw=theirs.video_grid_thw).pooler_output
+        ours = encode_images(windowed, pairs)
     assert torch.allclose(ours.flatten(0, 1), expected, atol=1e-5)
 
 
