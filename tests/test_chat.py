@@ -1,15 +1,14 @@
-"""The chat schema: round trips, what is refused, and the language set that is stored in it."""
-
-from collections import Counter
+"""The chat schema: round trips, and what is refused."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from blm.model.errors import UserError
-from blm.pipelines.datasets.chat import ChatRow, chat_turn, iterate_chat, read_chat, validate_row, write_chat
-from blm.pipelines.datasets.language import facts, language_rows
+from blm.pipelines.datasets.chat import ChatRow, Video, chat_turn, iterate_chat, read_chat, validate_row, write_chat
 from blm.pipelines.datasets.parquet import read_table, write_table
+
+SYSTEM = {"role": "system", "text": "Answer the questions."}
 
 
 def make_row(number: int = 0) -> ChatRow:
@@ -40,16 +39,41 @@ def test_equal_rows_make_equal_files(tmp_path):
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
+def test_videos_system_turns_and_media_of_later_turns_survive_the_file(tmp_path):
+    row = ChatRow(
+        id="row",
+        source="s",
+        category="c",
+        messages=(SYSTEM, *chat_turn("<video><image>\nWhat moves?", "It."), *chat_turn("And here? <video>", "No.")),
+        images=(b"picture",),
+        videos=(Video(frames=(b"1", b"2", b"3"), fps=4.0), Video(frames=(b"4",), fps=0.5)),
+    )
+    write_chat(tmp_path / "a.parquet", [row, make_row()])
+    assert read_chat(tmp_path / "a.parquet") == [row, make_row()]
+
+
+@pytest.mark.parametrize("video", [Video(frames=(), fps=1.0), Video(frames=(b"1",), fps=0.0)])
+def test_a_video_without_frames_or_rate_is_refused(video):
+    row = ChatRow(id="row-9", source="s", category="c", messages=chat_turn("<video>\nWhere?", "a"), videos=(video,))
+    with pytest.raises(ValueError, match="row-9: a video of"):
+        validate_row(row)
+
+
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [
         ((), "every question needs its answer"),
         (chat_turn("<image><image>\nWhere?", "there")[:1], "every question needs its answer"),
-        (chat_turn("<image>\nWhere?", "there"), "names 1 images, the row has 2"),
+        (chat_turn("<image>\nWhere?", "there"), "hold 1 <image>, the row has 2"),
         (chat_turn("<image><image>\n", "there"), "has no text"),
         (chat_turn("<image><image>\nWhere?", " "), "has no text"),
-        (chat_turn("<image><image>\nWhere?", "there <image>"), "message 1 names 1 images"),
+        (chat_turn("<image><image>\nWhere?", "there <image>"), "message 1 by 'assistant' holds <image>"),
         (tuple(reversed(chat_turn("Where?", "<image><image> there"))), "by 'assistant', not 'user'"),
+        ((SYSTEM,), "every question needs its answer"),
+        ((SYSTEM, SYSTEM, *chat_turn("<image><image>\nWhere?", "there")), "every question needs its answer"),
+        ((*chat_turn("<image><image>\nWhere?", "there"), SYSTEM, SYSTEM), "message 2 is by 'system', not 'user'"),
+        (({"role": "system", "text": "<image>"}, *chat_turn("<image>\nWhere?", "there")), "message 0 has no text"),
+        (chat_turn("<image><image><video>\nWhere?", "there"), "hold 1 <video>, the row has 0"),
     ],
 )
 def test_malformed_conversations_are_refused(messages, problem):
@@ -81,47 +105,3 @@ def test_damage_inside_a_parquet_file_is_named(tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"data\.parquet is not a readable Parquet file"):
         read_table(path)
-
-
-def test_language_questions_have_one_answer_each():
-    answers: dict[str, str] = {}
-    for fact in facts():
-        assert len(fact.questions) >= 2
-        for text in fact.questions:
-            assert answers.setdefault(text, fact.answer) == fact.answer
-
-
-def test_language_test_questions_are_new_but_their_facts_are_not():
-    train, test = language_rows(seed=0)
-    assert (len(train), len(test)) == (110, 65)
-    asked = [qa for row in train for qa in _questions(row)]
-    new = [qa for row in test for qa in _questions(row)]
-    assert (len(asked), len(new)) == (660, 65)
-    assert max(Counter(text for _, text, _ in asked + new).values()) == 1
-    known = {(topic, answer) for topic, _, answer in asked}
-    assert {(topic, answer) for topic, _, answer in new} <= known
-    assert {topic for topic, _, _ in new} == {topic for topic, _, _ in asked}
-    for row in train + test:
-        validate_row(row)
-
-
-def test_copies_ask_the_same_in_other_company():
-    once, tests = language_rows(seed=0)
-    thrice, same_tests = language_rows(seed=0, copies=3)
-    assert same_tests == tests
-    counts = Counter(text for row in thrice for _, text, _ in _questions(row))
-    assert counts == {text: 3 for row in once for _, text, _ in _questions(row)}
-    talks = {tuple(text for _, text, _ in _questions(row)) for row in thrice}
-    assert len(talks) == len(thrice) == 3 * len(once)
-
-
-def _questions(row: ChatRow) -> list[tuple[str, str, str]]:
-    """(topic, question, answer) of every turn."""
-    topics = row.meta.get("categories", [row.category])
-    texts = [message["text"] for message in row.messages]
-    return list(zip(topics, texts[::2], texts[1::2], strict=True))
-
-
-def test_language_rows_depend_on_the_seed_alone():
-    assert language_rows(3) == language_rows(3)
-    assert language_rows(3)[1] != language_rows(4)[1]

@@ -1,9 +1,10 @@
 """The one schema in which conversations are stored: simulator questions, language, and any corpus brought in
 from outside.
 
-One row is one conversation. Pictures are kept encoded (PNG or JPEG) beside the text, so a row is
-self-contained and a shuffle moves a kilobyte instead of a decoded picture. The first user turn names every
-picture of the row by one `<image>` placeholder, before any text.
+One row is one conversation: user and assistant in turns, after one system turn where there is one. Pictures are
+kept encoded (PNG or JPEG) beside the text, so a row is self-contained and a shuffle moves a kilobyte instead of a
+decoded picture; a video is its kept frames, encoded likewise, and nothing that reads a row opens a video file. User
+turns name each picture by one `<image>` and each video by one `<video>` placeholder, in order over all turns.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from blm.model.errors import UserError
-from blm.model.prompts import IMAGE_PLACEHOLDER, Message
+from blm.model.prompts import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Message
 from blm.pipelines.datasets.parquet import read_table, write_table
 
 CHAT_SCHEMA = pa.schema(
@@ -24,10 +25,21 @@ CHAT_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("category", pa.string()),
         ("images", pa.list_(pa.binary())),
+        ("videos", pa.list_(pa.struct([("frames", pa.list_(pa.binary())), ("fps", pa.float32())]))),
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
         ("meta", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Video:
+    """Pictures in the order of time."""
+
+    frames: tuple[bytes, ...]
+    """Encoded pictures, JPEG or PNG, all of one size."""
+    fps: float
+    """Frames a second at which they were kept, not those of the original; stored as float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +53,11 @@ class ChatRow:
     category: str
     """What is asked; `mixed` for a conversation of several questions."""
     messages: tuple[Message, ...]
-    """User and assistant turns in alternation, the user first."""
+    """A system turn or none, then user and assistant turns in alternation, the user first."""
     images: tuple[bytes, ...] = ()
     """Encoded pictures, in the order of their placeholders."""
+    videos: tuple[Video, ...] = ()
+    """Videos, in the order of their placeholders."""
     meta: dict[str, Any] = field(default_factory=dict)
     """Facts that belong to the row, JSON-able."""
 
@@ -54,20 +68,33 @@ def chat_turn(question: str, answer: str) -> tuple[Message, Message]:
 
 
 def validate_row(row: ChatRow) -> None:
-    """ValueError, naming the row, unless roles alternate, no text is empty and placeholders match the pictures."""
-    if not row.messages or len(row.messages) % 2:
-        raise ValueError(f"conversation {row.id}: {len(row.messages)} messages; every question needs its answer")
+    """ValueError, naming the row, unless roles alternate, no text is empty, videos have frames and a rate, and the
+    placeholders in user turns match the pictures and videos.
+    """
+    turns = row.messages[1:] if row.messages and row.messages[0]["role"] == "system" else row.messages
+    if not turns or len(turns) % 2:
+        raise ValueError(f"conversation {row.id}: {len(turns)} messages; every question needs its answer")
+    named = {IMAGE_PLACEHOLDER: 0, VIDEO_PLACEHOLDER: 0}
+    first = len(row.messages) - len(turns)
     for i, message in enumerate(row.messages):
-        expected = "assistant" if i % 2 else "user"
-        if message["role"] != expected:
-            raise ValueError(f"conversation {row.id}: message {i} is by {message['role']!r}, not {expected!r}")
-        if not message["text"].replace(IMAGE_PLACEHOLDER, "").strip():
+        expected = "system" if i < first else "assistant" if (i - first) % 2 else "user"
+        role, text = message["role"], message["text"]
+        if role != expected:
+            raise ValueError(f"conversation {row.id}: message {i} is by {role!r}, not {expected!r}")
+        if not text.replace(IMAGE_PLACEHOLDER, "").replace(VIDEO_PLACEHOLDER, "").strip():
             raise ValueError(f"conversation {row.id}: message {i} has no text")
-        placeholders = message["text"].count(IMAGE_PLACEHOLDER)
-        if placeholders != (len(row.images) if i == 0 else 0):
+        for placeholder in named:
+            named[placeholder] += text.count(placeholder)
+            if expected != "user" and placeholder in text:
+                raise ValueError(f"conversation {row.id}: message {i} by {role!r} holds {placeholder}; only users may")
+    for placeholder, there in ((IMAGE_PLACEHOLDER, len(row.images)), (VIDEO_PLACEHOLDER, len(row.videos))):
+        if named[placeholder] != there:
             raise ValueError(
-                f"conversation {row.id}: message {i} names {placeholders} images, the row has {len(row.images)}"
+                f"conversation {row.id}: its messages hold {named[placeholder]} {placeholder}, the row has {there}"
             )
+    for video in row.videos:
+        if not video.frames or not 0 < video.fps < float("inf"):
+            raise ValueError(f"conversation {row.id}: a video of {len(video.frames)} frames at {video.fps} a second")
 
 
 def chat_table(rows: Sequence[ChatRow]) -> pa.Table:
@@ -80,6 +107,7 @@ def chat_table(rows: Sequence[ChatRow]) -> pa.Table:
             "source": row.source,
             "category": row.category,
             "images": list(row.images),
+            "videos": [{"frames": list(video.frames), "fps": video.fps} for video in row.videos],
             "messages": list(row.messages),
             "meta": json.dumps(row.meta, separators=(",", ":"), sort_keys=True),
         }
@@ -108,6 +136,7 @@ def _row(record: dict[str, Any]) -> ChatRow:
         source=record["source"],
         category=record["category"],
         images=tuple(record["images"] or ()),
+        videos=tuple(Video(frames=tuple(v["frames"]), fps=v["fps"]) for v in record["videos"] or ()),
         messages=tuple(record["messages"]),
         meta=json.loads(record["meta"] or "{}"),
     )
