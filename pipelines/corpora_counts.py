@@ -6,35 +6,51 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blm.pipelines.datasets.chat import chat_files, read_chat
+from blm.pipelines.datasets.chat import chat_files
 from blm.pipelines.datasets.episode_rows import SOURCE
 from blm.pipelines.datasets.episode_views import EPISODE_CATEGORIES
-from blm.pipelines.datasets.parquet import read_table
+from blm.pipelines.datasets.parquet import open_parquet, read_table
 from blm.pipelines.workspace import StageContext
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path, sources: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a folder of conversations holds: rows by source, questions by category, and each category's
     commonest answer.
+
+    sources: names of outside corpora; of those, answers are as many as they are rows, and so are not told apart.
     """
-    rows: dict[str, int] = {}
-    counts: dict[str, dict[str, int]] = {}
+    rows: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {}
     for path in chat_files(folder):
-        for row in read_chat(path):
-            rows[row.source] = rows.get(row.source, 0) + 1
-            categories = row.meta.get("categories") or [row.category]
-            for category, message in zip(categories, row.messages[1::2], strict=True):
-                of_category = counts.setdefault(category, {})
-                of_category[message["text"]] = of_category.get(message["text"], 0) + 1
-    totals = {category: sum(answered.values()) for category, answered in sorted(counts.items())}
+        with open_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=2000, columns=["source", "category", "messages", "meta"]):
+                for row in batch.to_pylist():
+                    rows[row["source"]] += 1
+                    given = [message["text"] for message in row["messages"] if message["role"] == "assistant"]
+                    if sources and row["source"] in sources:
+                        asked[row["category"]] += len(given)
+                        continue
+                    categories = json.loads(row["meta"]).get("categories") or [row["category"]] * len(given)
+                    for category, answer in zip(categories, given, strict=True):
+                        counts.setdefault(category, Counter())[answer] += 1
+    totals = {category: answered.total() for category, answered in sorted(counts.items())}
+    questions = {category: totals.get(category, 0) + asked[category] for category in sorted({*totals, *asked})}
     return {
-        "rows": sum(rows.values()),
-        "rows_by_source": rows,
-        "questions": sum(totals.values()),
-        "questions_by_category": totals,
+        "rows": rows.total(),
+        "rows_by_source": dict(rows),
+        "questions": sum(questions.values()),
+        "questions_by_category": questions,
         "answers_by_category": {category: len(counts[category]) for category in totals},
         "majority_share": {c: round(max(counts[c].values()) / total, 3) for c, total in totals.items()},
     }
+
+
+def print_mix(context: StageContext, rows_by_source: Mapping[str, int]) -> None:
+    """One line: what share of the training conversations each source has, before any mixture weighs them."""
+    total = sum(rows_by_source.values())
+    shares = ", ".join(f"{source} {n} ({n / total:.0%})" for source, n in rows_by_source.items())
+    context.progress(f"conversations by source: {shares}")
 
 
 def count_questions(folder: Path) -> dict[str, dict[str, Any]]:

@@ -18,8 +18,9 @@ from blm.actors.sim.episode import Episode, write_episodes
 from blm.actors.sim.world import WorldConfig, parse_cell, seed_range
 from blm.model.errors import UserError
 from blm.model.prompts import IMAGE_PLACEHOLDER, loc_value_m, policy_messages
-from blm.pipelines.corpora import CorporaConfig, _scene_items, corpora
+from blm.pipelines.corpora import CorporaConfig, corpora
 from blm.pipelines.corpora_episodes import clip_items
+from blm.pipelines.corpora_scenes import scene_items
 from blm.pipelines.datasets.chat import ChatRow, iterate_chat
 from blm.pipelines.datasets.episode_parts import EpisodeWorker
 from blm.pipelines.datasets.episode_views import SHAREROBOT
@@ -147,7 +148,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_files(made, collected, tm
     # What a kill leaves behind: some parts, here made by one worker without Ray, and conversations half written.
     context = make_context(tmp_path, {"collect": collected})
     worker = SceneWorker(CONFIG, WORLD, seed=0)
-    items = _scene_items(CONFIG, context, tmp_path / "parts")
+    items = scene_items(CONFIG, context, tmp_path / "parts")
     for item in items[1:]:
         worker(item)
     (tmp_path / "train").mkdir()
@@ -160,7 +161,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_files(made, collected, tm
 
 def test_scenes_are_the_same_in_any_order_and_company(tmp_path):
     context = make_context(tmp_path, {})
-    items = _scene_items(CONFIG, context, tmp_path / "parts")
+    items = scene_items(CONFIG, context, tmp_path / "parts")
     pick = next(item for item in items if item["cell"] == "panda/PickCube")
     worker = SceneWorker(CONFIG, WORLD, seed=0)
     worker(pick)

@@ -34,8 +34,15 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Corpora:
+    models: tuple[Model, ...] = ()
+    by_name: dict[str, Model] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     stage: Stage = field(default_factory=Stage)
+    corpora: Corpora = field(default_factory=Corpora)
 
 
 def read(text: str) -> Any:
@@ -56,6 +63,13 @@ def test_every_kind_of_value_arrives_as_its_type() -> None:
     assert stage.folder == Path("x/y")
     assert stage.fast is True
     assert stage.device == "cuda"
+
+
+def test_lists_and_tables_of_groups_arrive_as_dataclasses() -> None:
+    text = "corpora:\n  models:\n    - hidden: 5\n    - {learning_rate: 1}\n  by_name: {big: {hidden: 9}}\n"
+    corpora = read(text).corpora
+    assert corpora.models == (Model(hidden=5), Model(learning_rate=1.0))
+    assert corpora.by_name == {"big": Model(hidden=9)}
 
 
 def test_what_is_not_given_keeps_its_default() -> None:
@@ -92,6 +106,16 @@ def test_what_is_not_given_keeps_its_default() -> None:
         ),
         ("stage: 3", "a.yaml: option 'stage': expected a group of options (Stage), got 3"),
         ("stage: {model: {hidden: 0}}", "a.yaml: stage.model: hidden must be 1 or more"),
+        (
+            "corpora: {models: [{}, {hiden: 3}]}",
+            "a.yaml: unknown option 'corpora.models[1].hiden'; did you mean 'hidden'? "
+            "(options of corpora.models[1]: hidden, learning_rate, betas)",
+        ),
+        (
+            "corpora: {models: {hidden: 3}}",
+            "a.yaml: option 'corpora.models': expected a list in [brackets], got a group of options",
+        ),
+        ("corpora: {models: [{hidden: 0}]}", "a.yaml: corpora.models[0]: hidden must be 1 or more"),
         ("stage:\n  limit: 1\n  limit: 2\n", "a.yaml: line 3: the option 'limit' stands twice"),
     ],
 )
