@@ -22,8 +22,8 @@ from blm.model.policy import Policy
 from blm.model.training import ema_update, mixed_precision, resolve_precision, step_generator
 from blm.pipelines import workers
 from blm.pipelines.intent_cache import IntentCache
+from blm.pipelines.mixture import row_order
 from blm.pipelines.policy_data import BatchMaker, RobotWindows, load_windows, statistics_of
-from blm.pipelines.sft_data import row_order
 from blm.pipelines.workspace import write_json
 
 LOG_EVERY = 50  # steps between points of the curve

@@ -6,8 +6,7 @@ of the controller or of the driver, is the same thing as calling the stage again
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,30 +82,41 @@ def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:
     return dist.get_rank(), dist.get_world_size(), get_device()
 
 
-def parallelise(module: nn.Module, parallel: Parallel, layers: list[nn.Module]) -> nn.Module:
-    """Wrap for data parallelism: DDP (nothing on one worker), or FSDP2 sharding each of `layers` and then the
-    rest."""
-    if parallel == "fsdp":
-        from torch.distributed.fsdp import fully_shard
+def parallelise(
+    module: nn.Module,
+    parallel: Parallel,
+    layers: list[nn.Module],
+    *,
+    forward_methods: Sequence[str] = (),
+    sharded_precision: Literal["float32", "bfloat16"] = "float32",
+) -> nn.Module:
+    """Wrap for data parallelism: DDP (nothing on one worker), or FSDP2 sharding each of `layers` and then the rest.
 
+    forward_methods: methods of `module` that, like its forward, need whole parameters. sharded_precision: in which
+    FSDP2 computes on GPUs; its shards and the sums of gradients are float32 in any case.
+    """
+    if parallel == "fsdp":
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+        on_gpu = next(module.parameters()).device.type == "cuda"
+        policy = MixedPrecisionPolicy()
+        if on_gpu and sharded_precision == "bfloat16":
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         for layer in layers:
-            fully_shard(layer)
-        fully_shard(module)
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(module, mp_policy=policy)
+        for name in forward_methods:
+            register_fsdp_forward_method(module, name)
         return module
     if dist.get_world_size() == 1:
         return module
     return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
 
 
-@contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
-    """Parameters that FSDP2 shards at the root are whole inside, for code that does not go through
-    `module.forward`."""
-    sharded = hasattr(module, "unshard")
-    if sharded:
-        module.unshard()
-    yield
-    if sharded:
+def reshard(module: nn.Module) -> None:
+    """Let go of whole parameters after a forward pass that no backward pass follows; FSDP2's root keeps them until
+    then, and its parameters would be other tensors than those of the optimiser."""
+    if hasattr(module, "reshard"):
         module.reshard()
 
 
@@ -120,6 +130,11 @@ def agree(due: bool) -> bool:
 def inner(module: nn.Module) -> nn.Module:
     """The module inside a DDP wrapper, or itself."""
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that may be sharded; collective if it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def full_state(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:

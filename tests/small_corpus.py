@@ -61,32 +61,31 @@ def write_learned_model(folder: Path, mllm: Path, steps: int = 60) -> Path:
     import torch
 
     from blm.model.backbone import load_backbone, save_backbone
-    from blm.model.prompts import encode_chat
-    from blm.model.rope import mrope_positions
-    from blm.model.sft import EncodedRow, SftModule, collate
+    from blm.model.chat_encoder import ChatEncoder
+    from blm.model.packing import EncodedRow, count_targets, pack
+    from blm.model.sft import SftModule
 
     model, processor = load_backbone(mllm)
+    encoder = ChatEncoder(processor, model.config)
     items = []
     for row in rows("train", 2):
-        images = [np.asarray(Image.open(io.BytesIO(data))) for data in row.images]
-        chat = encode_chat(processor.tokenizer, row.messages, [1] * len(images))
-        positions = mrope_positions(
-            chat.input_ids, image_token_id=model.config.image_token_id, grids=[(1, 1)] * len(images)
-        )
+        images = [np.array(Image.open(io.BytesIO(data))) for data in row.images]
+        chat = encoder.encode(row.messages, [image.shape[:2] for image in images])
         items.append(
             EncodedRow(
-                input_ids=np.array(chat.input_ids),
-                labels=np.array(chat.labels),
-                positions=positions,
-                images=np.stack(images) if images else np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8),
+                input_ids=chat.input_ids,
+                labels=chat.labels,
+                positions=chat.positions,
+                media=encoder.media(images),
                 points_px=np.full((len(images), 3, 2), np.nan, np.float32),
             )
         )
-    batch = collate(items, processor.tokenizer.pad_token_id)
+    batch, answers = pack(items, pad_token_id=encoder.pad_token_id), sum(count_targets(item)[0] for item in items)
     module = SftModule(model, None).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     for _ in range(steps):
-        loss, _ = module(batch)
+        total, _ = module(batch)
+        loss = total / answers
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
