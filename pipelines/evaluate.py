@@ -1,7 +1,7 @@
 """Stage `evaluate`: what the trained model can do, on scenes and questions it has never met.
 
 Physical: rollouts on the seeds of evaluation by parallel actors, their inference batched by a policy actor, random
-actions in the same scenes beside them. Digital: the held-out questions of the corpora, see `digital.py`.
+actions in the same scenes beside them. Digital: the held-out questions of the corpora, see `digital/simulator.py`.
 
     episodes.jsonl    one line an episode, appended as they come; what is there is not run again
     rollouts/         states and actions of our policy's episodes, in the format of demonstrations
@@ -21,7 +21,7 @@ from blm.actors.sim.outcome import RolloutConfig
 from blm.actors.sim.world import Cell, seed_range
 from blm.model.embodiments import suggest
 from blm.model.errors import UserError
-from blm.pipelines.digital import DigitalConfig, evaluate_digital
+from blm.pipelines.digital.simulator import DigitalConfig, evaluate_digital
 from blm.pipelines.ledger import Ledger, Record
 from blm.pipelines.rollouts import KEY, OURS, run_rollouts
 from blm.pipelines.statistics import summarise_episodes

@@ -1,4 +1,4 @@
-"""Success rates that the paper (BLM1, arXiv 2510.24161) publishes, in percent: the reference column of reports.
+"""Scores that the paper (BLM1, arXiv 2510.24161) publishes, in percent: the reference rows and columns of reports.
 
 They come from a 7B backbone, other demonstrations and 50 episodes a cell; they stand beside a run's own numbers to
 say what the method has reached elsewhere, not as a score to beat on equal terms.
@@ -87,6 +87,40 @@ DIGITAL: dict[str, dict[str, float]] = {
     }.items()
 }
 """model -> benchmark -> score in percent."""
+
+BY_CATEGORY: dict[str, dict[str, dict[str, float]]] = {
+    "egothink": {
+        "BLM1": {
+            "activity": 55,
+            "forecast": 51,
+            "localization_location": 81,
+            "localization_spatial": 71,
+            "object_affordance": 61,
+            "object_attribute": 76,
+            "object_existence": 63,
+            "planning_assistance": 55,
+            "planning_navigation": 25,
+            "reasoning_comparing": 60,
+            "reasoning_counting": 56,
+            "reasoning_situated": 59,
+        }
+    },
+    "sharerobot": {
+        "BLM1": {
+            "discriminative_affordance_(negative)_task": 94.63,
+            "discriminative_affordance_(positive)_task": 84.88,
+            "future_prediction_task": 73.29,
+            "generative_affordance_task": 29.15,
+            "past_description_task": 30.24,
+            "planning_remaining_steps_task": 72.80,
+            "planning_task": 60.49,
+            "planning_with_context_task": 85.73,
+            "success_(negative)_task": 51.71,
+            "success_(positive)_task": 71.22,
+        }
+    },
+}
+"""benchmark -> model -> sub-category -> score in percent. The paper's average counts every sub-category alike."""
 
 
 def paper_rate(robot: str, task: str, model: str = "BLM1") -> float | None:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from blm.pipelines.charts import Rate, rate_chart
-from blm.pipelines.paper_tables import DIGITAL, DIGITAL_BENCHMARKS, EPISODES_PER_CELL, PHYSICAL, TASKS, paper_rate
+from blm.pipelines.paper_tables import (
+    BY_CATEGORY,
+    DIGITAL,
+    DIGITAL_BENCHMARKS,
+    EPISODES_PER_CELL,
+    PHYSICAL,
+    TASKS,
+    paper_rate,
+)
 from blm.pipelines.report_page import Html, Section, counts, folded, note, percent, table
 from blm.pipelines.workspace import read_json_if_there
 
@@ -149,8 +157,20 @@ def digital(evaluate: Path) -> Section | None:
         + folded(
             "Digital results of the paper (its own benchmarks), %",
             table(("model", *DIGITAL_BENCHMARKS, "average"), paper),
-        ),
+        )
+        + "".join(_paper_categories(name) for name in BY_CATEGORY),
     )
+
+
+def _paper_categories(name: str) -> str:
+    """A published benchmark's sub-categories, folded."""
+    models = BY_CATEGORY[name]
+    rows = [
+        [category.removesuffix("_task").replace("_", " "), *(scores[category] for scores in models.values())]
+        for category in next(iter(models.values()))
+    ]
+    title = next(title for title in DIGITAL_BENCHMARKS if title.lower() == name)
+    return folded(f"The paper's {title} by sub-category, %", table(("sub-category", *models), rows))
 
 
 def _share(c: Mapping[str, Any], key: str) -> object:

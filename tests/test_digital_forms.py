@@ -8,9 +8,10 @@ import pytest
 
 from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
 from blm.pipelines.datasets.episode_words import with_options
-from blm.pipelines.digital_forms import as_meant, form_scores, overlap, read_letter, read_options, read_pixels, token_f1
-from blm.pipelines.digital_questions import habit_key, read_questions, training_answers
-from blm.pipelines.digital_scores import score
+from blm.pipelines.datasets.habits import habit_key, training_answers
+from blm.pipelines.digital.forms import as_meant, form_scores, overlap, read_letter, read_options, read_pixels, token_f1
+from blm.pipelines.digital.questions import read_questions
+from blm.pipelines.digital.scores import score
 
 OPTIONS = {"A": "<reach the red cube>", "B": "<grasp the red cube>", "C": "yes", "D": "no"}
 

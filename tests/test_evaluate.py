@@ -13,7 +13,7 @@ from small_policy import write_small_policy
 
 from blm.actors.sim.world import WorldConfig
 from blm.model.errors import UserError
-from blm.pipelines.digital import DigitalConfig
+from blm.pipelines.digital.simulator import DigitalConfig
 from blm.pipelines.evaluate import EvaluateConfig, evaluate
 from blm.pipelines.rollouts import check_model
 from blm.pipelines.workspace import ResourceConfig, StageContext, write_json
