@@ -8,11 +8,11 @@ import pytest
 from blm.actors.sim.tasks import TASKS
 from blm.model.prompts import LOC_TOKENS, loc_value_m, policy_messages
 from blm.pipelines.datasets.balance import SLACK, choose_test_questions, choose_training_questions
+from blm.pipelines.datasets.phrasings import PHRASINGS
 from blm.pipelines.datasets.questions import (
     CATEGORIES,
     CHOICES,
     LOCATIONS,
-    PHRASINGS,
     POLICY,
     answers,
     question,
@@ -181,7 +181,7 @@ def test_every_category_has_words_of_its_own_for_testing():
     rng = np.random.default_rng(0)
     for task in TASKS.values():
         for category in CATEGORIES:
-            train = {question(category, task, rng) for _ in range(30)}
+            train = {question(category, task, rng) for _ in range(100)}
             test = {question(category, task, rng, held_out=True) for _ in range(30)}
             assert not train & test
             assert not any("{" in text for text in train | test)

@@ -7,6 +7,7 @@ equally often. Deterministic.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 import numpy as np
 
@@ -49,6 +50,18 @@ def choose_test_questions(scenes: Sequence[Mapping[str, str]], per_scene: int, s
     categories = (POLICY, *_askable(scenes))
     _hand_out(scenes, chosen, rng.permutation(len(scenes)), categories, [max(per_scene - 1, 0)] * len(scenes))
     return chosen
+
+
+def evenly(ids: Sequence[str], categories: Sequence[str], limit: int) -> list[int]:
+    """At most `limit` places (0: all) of a list of questions: as many of each category as there are and fit, always
+    the same ones, in whatever order the list stands.
+    """
+    by_category: dict[str, list[int]] = {}
+    for i in sorted(range(len(ids)), key=lambda i: sha256(ids[i].encode()).digest()):
+        by_category.setdefault(categories[i], []).append(i)
+    ranked = [(rank, category, i) for category, group in by_category.items() for rank, i in enumerate(group)]
+    ranked.sort(key=lambda item: item[:2])
+    return [i for _, _, i in ranked][: limit or None]
 
 
 def _askable(scenes: Sequence[Mapping[str, str]]) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """A small set of plain questions without pictures, so that a model made from scratch keeps to words as well.
 
-Made from tables: sums, opposites, colours, counting, the calendar, greetings, who it is, robot words. Every
-fact is asked in several ways; a share of the (fact, way of asking) pairs is kept for testing. So each test
-question is new, while its fact and its way of asking both occur in training, apart from each other.
+Made from tables: sums, opposites, colours, counting, the calendar, greetings, who it is, robot words, and what
+`plain_facts` adds of general knowledge and small exercises. Every fact is asked in several ways; a share of the
+(fact, way of asking) pairs is kept for testing. So each test question is new, while its fact and its way of asking
+both occur in training, apart from each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from blm.pipelines.datasets.chat import ChatRow, chat_turn
+from blm.pipelines.datasets.plain_facts import plain_facts
 
 SOURCE = "language"
-TEST_SHARE = 0.25
+TEST_SHARE = 0.35
 """Share of the facts of which one way of asking is held out."""
 TURNS = 6
 """Questions in a training conversation: about as long as one about a picture, so that batches need little padding."""
@@ -90,11 +92,11 @@ def facts() -> Iterator[Fact]:
         word, opposite = pair.split()
         for a, b in ((word, opposite), (opposite, word)):
             asked = (f"What is the opposite of {a}?", f"Name the opposite of {a}.", f"The opposite of {a} is")
-            yield Fact(topic="opposites", questions=asked, answer=b)
+            yield Fact(topic="words", questions=asked, answer=b)
     for pair in COLORS.split(","):
         thing, color = pair.rsplit(maxsplit=1)
         asked = (f"What color is {thing}?", f"Which color has {thing}?", f"Name the color of {thing}.")
-        yield Fact(topic="colors", questions=asked, answer=color)
+        yield Fact(topic="words", questions=asked, answer=color)
     yield from _sequences()
     for word, meaning in ROBOT_WORDS:
         yield Fact(
@@ -104,6 +106,8 @@ def facts() -> Iterator[Fact]:
         )
     for questions, answer in DIALOGUE:
         yield Fact(topic="dialogue", questions=questions, answer=answer)
+    for topic, asked_so, answer in plain_facts():
+        yield Fact(topic=topic, questions=asked_so, answer=answer)
 
 
 def _arithmetic() -> Iterator[Fact]:
@@ -117,23 +121,23 @@ def _arithmetic() -> Iterator[Fact]:
 
 
 def _sequences() -> Iterator[Fact]:
-    for topic, names in (("days", DAYS), ("months", MONTHS), ("counting", NUMBERS)):
+    for names in (DAYS, MONTHS, NUMBERS):
         for i, name in enumerate(names):
             after, before = names[(i + 1) % len(names)], names[i - 1]
-            if topic != "counting" or i < len(names) - 1:
+            if names is not NUMBERS or i < len(names) - 1:
                 asked = (
                     f"What comes after {name}?",
                     f"What follows {name}?",
                     f"Name what comes after {name}.",
                 )
-                yield Fact(topic=topic, questions=asked, answer=after)
-            if topic != "counting" or i > 0:
+                yield Fact(topic="sequences", questions=asked, answer=after)
+            if names is not NUMBERS or i > 0:
                 asked = (
                     f"What comes before {name}?",
                     f"What precedes {name}?",
                     f"Name what comes before {name}.",
                 )
-                yield Fact(topic=topic, questions=asked, answer=before)
+                yield Fact(topic="sequences", questions=asked, answer=before)
 
 
 def language_rows(seed: int, copies: int = 1) -> tuple[list[ChatRow], list[ChatRow]]:

@@ -8,12 +8,12 @@ left is +y.
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from blm.actors.sim.tasks import TASKS, Task
 from blm.model.prompts import IMAGE_PLACEHOLDER, loc_token, policy_messages
+from blm.pipelines.datasets.phrasings import PHRASINGS, TASK_PHRASINGS
 from blm.pipelines.datasets.scene_facts import (
     GRASPED,
     LIKE_TASKS,
@@ -43,80 +43,6 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "white": (0.85, 0.85, 0.85),
 }
 """Colours an object is repainted with, linear RGB."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Phrasing:
-    """Ways to ask one thing. {object} is the noun without colour, {goal} the goal as the task names it."""
-
-    train: tuple[str, ...]
-    """For training conversations and half of the test questions."""
-    held_out: tuple[str, ...]
-    """For test questions only."""
-
-
-PHRASINGS: dict[str, Phrasing] = {
-    "object_position": Phrasing(
-        train=("Where is the {object}?", "Locate the {object}.", "Give the position of the {object}."),
-        held_out=("At which position is the {object}?",),
-    ),
-    "goal_position": Phrasing(
-        train=("Where is the goal?", "Where is the {goal}?", "Locate the {goal}."),
-        held_out=("Give the position of the {goal}.",),
-    ),
-    "gripper_position": Phrasing(
-        train=("Where is the gripper?", "Locate the gripper.", "Give the position of the gripper."),
-        held_out=("At which position is the gripper?",),
-    ),
-    "side": Phrasing(
-        train=("Is the {object} left or right of the goal?", "On which side of the goal is the {object}?"),
-        held_out=("Does the {object} lie to the left or to the right of the goal?",),
-    ),
-    "distance": Phrasing(
-        train=("Is the {object} nearer or farther than the goal?", "Nearer or farther than the goal: the {object}?"),
-        held_out=("Compared with the goal, is the {object} nearer or farther?",),
-    ),
-    "direction": Phrasing(
-        train=("Which way is the {object} from the gripper?", "In which direction must the gripper go?"),
-        held_out=("Seen from the gripper, in which direction is the {object}?",),
-    ),
-    "color": Phrasing(
-        train=("What color is the {object}?", "Which color has the {object}?"),
-        held_out=("Name the color of the {object}.",),
-    ),
-    "next_step": Phrasing(
-        train=("What is the next step?", "What should the robot do next?"),
-        held_out=("Which step comes next?",),
-    ),
-    "held": Phrasing(
-        train=("Is the gripper holding the {object}?", "Is the {object} in the gripper?"),
-        held_out=("Does the gripper hold the {object}?",),
-    ),
-    "done": Phrasing(
-        train=("Is the task done?", "Has the {object} reached the goal?"),
-        held_out=("Is the {object} at the goal?",),
-    ),
-    "task": Phrasing(
-        train=("Which task is this?", "Which task is set up here?"),
-        held_out=("What is the task in this scene?",),
-    ),
-}  # fmt: skip
-
-TASK_PHRASINGS: dict[tuple[str, str], Phrasing] = {
-    ("StackCube", "goal_position"): Phrasing(
-        train=("Where is the goal?", "Where is the top of the green cube?", "Locate the top of the green cube."),
-        held_out=("Give the position of the top of the green cube.",),
-    ),
-    ("LiftPegUpright", "goal_position"): Phrasing(
-        train=("Where will the peg stand?", "Where is the spot under the peg?", "Locate the spot under the peg."),
-        held_out=("Give the position of the spot under the peg.",),
-    ),
-    ("LiftPegUpright", "done"): Phrasing(
-        train=("Is the task done?", "Does the peg stand upright?"),
-        held_out=("Is the peg standing on its end?",),
-    ),
-}
-"""By task and category, where the general words make no sense."""
 
 
 def position_words(point_m: Sequence[float] | np.ndarray) -> str:
@@ -160,7 +86,8 @@ def question(category: str, task: Task, rng: np.random.Generator, *, held_out: b
         instruction = rng.choice(task.held_out if held_out else task.instructions)
         return policy_messages(0, str(instruction))[0]["text"].removeprefix("\n")
     phrasing = TASK_PHRASINGS.get((task.name, category), PHRASINGS[category])
-    text = str(rng.choice(phrasing.held_out if held_out else phrasing.train))
+    texts = phrasing.held_out if held_out else phrasing.train
+    text = texts[int(rng.integers(len(texts)))]
     return text.format(object=task.object_noun, goal=task.goal_name)
 
 
