@@ -2,6 +2,8 @@
 
 blm bench collect     demonstrations a core-minute, beside ManiSkill's own motion-planning examples
 blm bench render      pictures a second: light and official geometry, strides, one process and two
+blm bench stage1      tokens a second in training, packed and padded; the share of the hardware's arithmetic used
+blm bench ingest      records a second brought in, beside Hugging Face datasets with a DataLoader; memory of a process
 """
 
 import argparse
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from blm.cluster.ray_runtime import set_environment
 
-WHAT = ("collect", "render")
+WHAT = ("collect", "render", "stage1", "ingest")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peer-python",
         type=Path,
-        default=Path(".venv-maniskill/bin/python"),
         metavar="FILE",
-        help="collect: Python of the environment that `make bench-peers` makes",
+        help="collect, ingest: Python of the peer's environment, which `make bench-peers` makes",
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="stage1: where the model trains (default: cpu)"
+    )
+    parser.add_argument(
+        "--records", type=int, default=12000, metavar="N", help="ingest: conversations a turn (default: 12000)"
+    )
+    parser.add_argument(
+        "--gigabytes",
+        type=float,
+        default=0.2,
+        metavar="N",
+        help="ingest: size of the corpus on which memory is measured (default: 0.2)",
+    )
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="ingest: processes a side (default: 2)")
     parser.epilog = __doc__
 
 
@@ -41,7 +56,19 @@ def main(name: str, arguments: argparse.Namespace) -> int:
     if arguments.what == "collect":
         from blm.pipelines.benchmarks.collect import bench_collect
 
-        result = bench_collect(arguments.episodes, arguments.rounds, arguments.pictures, arguments.peer_python)
+        peer_python = arguments.peer_python or Path(".venv-maniskill/bin/python")
+        result = bench_collect(arguments.episodes, arguments.rounds, arguments.pictures, peer_python)
+    elif arguments.what == "stage1":
+        from blm.pipelines.benchmarks.stage1 import bench_stage1
+
+        result = bench_stage1(arguments.device, arguments.rounds)
+    elif arguments.what == "ingest":
+        from blm.pipelines.benchmarks.ingest import bench_ingest
+
+        peer_python = arguments.peer_python or Path(".venv-datasets/bin/python")
+        result = bench_ingest(
+            arguments.records, arguments.rounds, arguments.gigabytes, arguments.processes, peer_python
+        )
     else:
         from blm.pipelines.benchmarks.render import bench_render
 

@@ -24,7 +24,7 @@ FAILED = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """One word after `blm`."""
+    """What stands after `blm`: a word, or a word of the table and one more."""
 
     name: str
     about: str
@@ -41,8 +41,20 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(name="presets", about="the configurations that ship with blm", module="cli_status"),
     ),
     "Its stages, in order": tuple(Command(name=stage.name, about=stage.about, module="cli_run") for stage in STAGES),
-    "The trained model at work": (Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),),
+    "The trained model at work": (
+        Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),
+        Command(
+            name="evaluate digital",
+            about="the six digital benchmarks: any model, answers, scores",
+            module="digital.command",
+        ),
+    ),
     "Its data": (
+        Command(
+            name="ingest",
+            about="conversations of any common format to Parquet: checked, without repeats",
+            module="ingest.command",
+        ),
         Command(name="data", about="check datasets, and look at them: charts, videos, contact sheets", module="data"),
     ),
     "This machine": (
@@ -99,15 +111,15 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"blm {version('blm')}")
         return 0
-    name = words[0]
-    if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}; {nearest(name, COMMANDS)} (see `blm --help`)")
+    name = next((known for known in (" ".join(words[:2]), words[0]) if known in COMMANDS), "")
+    if not name:
+        raise UserError(f"unknown command {words[0]!r}; {nearest(words[0], COMMANDS)} (see `blm --help`)")
     command = COMMANDS[name]
     module = importlib.import_module(f"{__package__}.{command.module or name}")
     parser = Parser(prog=f"blm {name}", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
-    arguments = parser.parse_args(words[1:])
+    arguments = parser.parse_args(words[len(name.split()) :])
     if command.module:
         return module.main(name, arguments)
     function = getattr(module, name)
@@ -124,7 +136,7 @@ def table_of_contents() -> str:
     ]
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:"]
-        lines += [f"  {command.name:<10} {command.about}" for command in commands]
+        lines += [f"  {command.name:<16} {command.about}" for command in commands]
     lines += [
         "",
         "Begin with:  blm doctor, then  blm run --preset tiny",

@@ -52,7 +52,7 @@ class ResourceConfig:
     """Number format of the frozen multimodal model and of mixed-precision training."""
 
     @property
-    def model_workers(self) -> dict[str, int]:
+    def model_workers(self) -> dict[str, Any]:
         """How many processes run the frozen model side by side, and the GPUs of each, as `map_items` wants it: as many
         as train, on GPUs one each; on CPUs as many as simulate.
         """

@@ -57,6 +57,19 @@ def test_stage_help_lists_its_options_with_their_defaults(capsys: pytest.Capture
     assert "Optimiser steps." in shown
 
 
+def test_commands_of_two_words_stand_beside_those_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for words in (["evaluate"], ["evaluate", "digital"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        shown[words[-1]] = capsys.readouterr().out
+    assert shown["evaluate"].startswith("usage: blm evaluate [-h]")
+    assert shown["digital"].startswith("usage: blm evaluate digital [-h]")
+    assert "evaluate.episodes_per_cell" in shown["evaluate"]
+    assert main(["digital"]) == 2
+    assert "unknown command 'digital'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_stage_has_options_and_each_is_explained(stage: object) -> None:
     lines = options_of(stage.name).splitlines()  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ OPTIONS = [
     "corpora.scenes=60",
     "corpora.test_scenes=20",
     "corpora.scenes_per_file=20",
+    "corpora.language_copies=1",
     "stage1.vision_steps=5",
     "stage1.vision_batch=8",
     "stage1.steps=10",

@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("model", "actors", "actors/sim", "serve", "pipelines", "pipelines/datasets", "cluster")
+PACKAGES = (
+    "model",
+    "actors",
+    "actors/sim",
+    "serve",
+    "pipelines",
+    "pipelines/benchmarks",
+    "pipelines/datasets",
+    "pipelines/datasets/readers",
+    "pipelines/digital",
+    "pipelines/finetune",
+    "pipelines/ingest",
+    "pipelines/inspection",
+    "cluster",
+)
 HEAVY = ("torch", "ray", "vllm", "transformers", "mani_skill", "sapien", "mlflow")
 LIGHT = (
     "blm.model.errors",

@@ -16,7 +16,13 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("model", "actors", "serve", "pipelines", "cluster")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 CACHES = shutil.ignore_patterns("__pycache__", "*.pyc", ".tmp-*")
-DATA = ("actors/sim/assets/*/*", "pipelines/presets/*.yaml", "cluster/*.yaml", "cluster/setup/*")
+DATA = (
+    "actors/sim/assets/*/*",
+    "pipelines/presets/*.yaml",
+    "pipelines/datasets/*.json",
+    "cluster/*.yaml",
+    "cluster/setup/*",
+)
 
 
 @pytest.fixture(scope="module")

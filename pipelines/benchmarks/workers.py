@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Worker:
-    """A process pinned to one core."""
+    """A process pinned to one core, or to none."""
 
-    def __init__(self, command: Sequence[str], core: int) -> None:
+    def __init__(self, command: Sequence[str], core: int | None) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
             command,
@@ -21,7 +21,8 @@ class Worker:
             text=True,
             env=environment,
         )
-        os.sched_setaffinity(self._process.pid, {core})
+        if core is not None:
+            os.sched_setaffinity(self._process.pid, {core})
 
     def send(self, request: dict[str, Any]) -> None:
         """Hands over work without waiting for it."""
