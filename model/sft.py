@@ -124,17 +124,6 @@ def score_answers(model: Any, batch: PackedBatch) -> AnswerScores:
     )
 
 
-def correct_answers(model: Any, batch: PackedBatch) -> Tensor:
-    """bool [D]: is every answer token of the conversation the most likely one (given the true ones before it)?"""
-    return score_answers(model, batch).correct
-
-
-def answer_nll(model: Any, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """(float32 [D] negative log likelihood summed over each conversation's answer tokens, int64 [D] their number)."""
-    scores = score_answers(model, batch)
-    return scores.nll, scores.tokens
-
-
 def _as(model: Any, tensor: Tensor) -> Tensor:
     return tensor.to(model.dtype) if tensor.is_floating_point() else tensor
 

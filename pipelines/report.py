@@ -6,7 +6,6 @@ archived. Parts whose inputs are absent are left out.
     blm report --preset tiny
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -19,7 +18,7 @@ from blm.pipelines.report_page import page
 from blm.pipelines.report_results import digital, physical
 from blm.pipelines.report_videos import videos
 from blm.pipelines.show import duration
-from blm.pipelines.workspace import StageContext, read_json_if_there, read_manifest
+from blm.pipelines.workspace import StageContext, read_json_if_there, read_manifest, write_text
 
 VERSION = 1
 
@@ -56,9 +55,7 @@ def report(config: ReportConfig, context: StageContext) -> dict[str, Any]:
     ]
     text = page(config.title, lead(context, manifests, evaluate), [part for part in parts if part is not None])
     path = context.out / "report.html"
-    temporary = context.out / ".tmp-report.html"
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_text(path, text)
     context.tracker.log_artifact(path)
     return {
         "page": path.name,

@@ -102,9 +102,14 @@ class StageContext:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 

@@ -41,6 +41,14 @@ _DEFAULT_SYSTEM = (
     "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{%- endif -%}"
 )
 _TILE_PX = 56
+_TEXT = {
+    "vocab_size": 640,
+    "hidden_size": 96,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}
 
 
 def write_family(folder: Path, family: str) -> Path:
@@ -161,15 +169,7 @@ def _qwen3(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
 
 def _internvl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
     config = InternVLConfig(
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": 640,
-            "hidden_size": 96,
-            "intermediate_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-        },
+        text_config={"model_type": "qwen2", **_TEXT},
         vision_config={
             "hidden_size": 64,
             "intermediate_size": 128,
@@ -193,15 +193,7 @@ def _internvl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
 
 def _llava(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
     config = LlavaConfig(
-        text_config={
-            "model_type": "llama",
-            "vocab_size": 640,
-            "hidden_size": 96,
-            "intermediate_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-        },
+        text_config={"model_type": "llama", **_TEXT},
         vision_config={
             "model_type": "clip_vision_model",
             "hidden_size": 64,

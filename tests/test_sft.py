@@ -10,7 +10,7 @@ from blm.model.chat_encoder import ChatEncoder
 from blm.model.errors import UserError
 from blm.model.grounding import GroundingHead
 from blm.model.packing import EncodedRow, count_targets, pack
-from blm.model.sft import SftModule, answer_nll, correct_answers
+from blm.model.sft import SftModule, score_answers
 from blm.model.vision import patchify
 
 
@@ -102,11 +102,12 @@ def test_training_makes_wrong_answers_right(backbone):
     batch = pack(rows, pad_token_id=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     module = SftModule(model.train(), None)
-    assert not correct_answers(model, batch).any()
-    before, tokens = answer_nll(model, batch)
+    before = score_answers(model, batch)
+    assert not before.correct.any()
     for _ in range(60):
         optimizer.zero_grad()
-        (module(batch)[0] / tokens.sum()).backward()
+        (module(batch)[0] / before.tokens.sum()).backward()
         optimizer.step()
-    assert correct_answers(model.eval(), batch).all()
-    assert (answer_nll(model, batch)[0] < 0.1 * before).all()
+    after = score_answers(model.eval(), batch)
+    assert after.correct.all()
+    assert (after.nll < 0.1 * before.nll).all()

@@ -17,7 +17,7 @@ from blm.pipelines.digital.marks import Marking, mark, summarise
 from blm.pipelines.digital.settings import OURS, Settings
 from blm.pipelines.digital.verdict import TEMPLATE_NAME
 from blm.pipelines.ledger import Record
-from blm.pipelines.workspace import read_json, read_json_if_there, write_json
+from blm.pipelines.workspace import read_json, read_json_if_there, write_json, write_text
 
 RESULT = "digital.json"
 FORMAT = 1
@@ -227,11 +227,3 @@ def _how(result: Mapping[str, Any]) -> str:
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Write JSON Lines, whole or not at all."""
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -18,8 +18,7 @@ from PIL import Image
 from blm.actors.sim.cameras import CAMERAS, FIXED_CAMERAS, project
 from blm.model.chat_encoder import ChatEncoder, VideoShape
 from blm.model.errors import UserError
-from blm.model.packing import N_POINTS
-from blm.model.prompts import IGNORE_INDEX
+from blm.model.packing import N_POINTS, EncodedRow, count_targets
 from blm.pipelines.datasets.chat import ChatRow, Video, chat_files, read_chat
 from blm.pipelines.datasets.parquet import temporary_path
 from blm.pipelines.finetune.row_store import SCHEMA
@@ -93,6 +92,8 @@ def _encode_row(row: ChatRow, encoder: ChatEncoder, cameras: Sequence[str], max_
             f" ({max_length})"
         )
     points_px = _points_px(row, sizes, cameras)
+    tokenised = EncodedRow(input_ids=chat.input_ids, labels=chat.labels, positions=chat.positions, points_px=points_px)
+    answers, known = count_targets(tokenised)
     return {
         "id": row.id,
         "source": row.source,
@@ -104,8 +105,8 @@ def _encode_row(row: ChatRow, encoder: ChatEncoder, cameras: Sequence[str], max_
         "videos": [{"frames": list(video.frames), "fps": video.fps} for video in row.videos],
         "points_px": points_px.ravel(),
         "tokens": len(chat.input_ids),
-        "answers": int((np.asarray(chat.labels)[1:] != IGNORE_INDEX).sum()),
-        "known": int((~np.isnan(points_px).any(axis=(1, 2))).sum()),
+        "answers": answers,
+        "known": known,
     }
 
 

@@ -4,15 +4,14 @@
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blm.model.errors import UserError
-from blm.pipelines.datasets.parquet import temporary_path
 from blm.pipelines.datasets.readers.record import REASONS, Record, Rejected
+from blm.pipelines.workspace import write_text
 
 MOST_LINES = 1000
 """Refused records of one piece of work that are written down; all are counted."""
@@ -42,10 +41,7 @@ class Quarantine:
         if not self._lines:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(path)
-        temporary.write_text("\n".join(self._lines) + "\n")
-        os.replace(temporary, path)
+        write_text(path, "\n".join(self._lines) + "\n")
 
 
 def shortened(record: Record) -> dict[str, Any]:
