@@ -158,6 +158,10 @@ class CellScene(BaseEnv):
     def place_markers(self) -> None:
         """Moves what is drawn only as an aid to where the goal is now. Called before every picture."""
 
+    def goal_ring(self) -> tuple[npt.NDArray[np.float32], float] | None:
+        """Centre [3] and radius (world metres) of a ring that is drawn over every picture, if the goal needs one."""
+        return None
+
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
         super()._initialize_episode(env_idx, options)
         self._adapt_spawn()

@@ -72,6 +72,9 @@ class PickCubeScene(CellScene, PickCubeEnv):
         pole.set_pose(sapien.Pose((x, y, z - POLE_HALF_M[2])))
         foot.set_pose(sapien.Pose((x, y, 0.0)))
 
+    def goal_ring(self) -> tuple[npt.NDArray[np.float32], float]:
+        return self.goal_position(), self.goal_thresh
+
 
 class StackCubeScene(CellScene, StackCubeEnv):
     """A red cube to be set down on a green one and let go."""

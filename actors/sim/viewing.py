@@ -11,6 +11,7 @@ from mani_skill.utils import sapien_utils
 from blm.actors.sim.cameras import CAMERAS, FAR_M, MOUNTED_NEAR_M, NEAR_M, CameraSpec, check_camera
 from blm.actors.sim.dressing import Wardrobe
 from blm.actors.sim.look import PLAIN, Look
+from blm.actors.sim.overlay import LINE_PX, draw_ring
 from blm.actors.sim.scenes import CellScene
 from blm.model.embodiments import suggest
 from blm.model.errors import UserError
@@ -56,8 +57,17 @@ class Viewer:
         pictures = {}
         for name, camera in self._cameras.items():
             camera.take_picture()
-            pictures[name] = _finish(camera.get_picture("Color"), self.look.background_grey)
+            pictures[name] = _finish(self._marked(camera), self.look.background_grey)
         return pictures
+
+    def _marked(self, camera: sapien.render.RenderCameraComponent) -> Picture:
+        """What a camera has taken, with the ring round a goal that things may hide."""
+        picture = camera.get_picture("Color")
+        ring = self._scene.goal_ring()
+        if ring is not None:
+            picture = np.array(picture)
+            draw_ring(picture, camera.get_extrinsic_matrix(), camera.get_intrinsic_matrix(), *ring, line_px=2 * LINE_PX)
+        return picture
 
 
 def known_camera(camera: str | CameraSpec) -> CameraSpec:
