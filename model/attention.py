@@ -13,30 +13,46 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KeyValue = tuple[Tensor, Tensor]
+SHORT = 16
+"""Keys. On CPU a softmax along so few numbers is not vectorised; along queries it is (0.10 in place of 0.74 ms for 8
+keys and 25 queries of 256 heads)."""
 
 
-class Attention(nn.Module):
-    """Attention from queries [B, T, d] to keys and values made from a context [B, S, c]."""
+class CrossAttention(nn.Module):
+    """Attention from queries to keys and values that were made elsewhere, once for many calls."""
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.to_q = nn.Linear(width, width)
-        self.to_kv = nn.Linear(context_width or width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def key_value(self, context: Tensor) -> KeyValue:
-        """Keys and values [B, heads, S, d / heads] of a context [B, S, c]."""
-        k, v = self.to_kv(context).chunk(2, dim=-1)
-        return self._split(k), self._split(v)
-
     def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor | None = None) -> Tensor:
-        """x [B, T, d]; mask bool [B, S], False where the context is padding."""
-        out = attend(self._split(self.to_q(x)), *key_value, None if mask is None else mask[:, None, None, :])
+        """x [B, T, d]; keys and values [B, heads, S, d / heads]; mask bool [B, S], False where they are padding."""
+        (q,) = split_heads(self.to_q(x), 1, self.heads)
+        out = attend(q, *key_value, None if mask is None else mask[:, None, None, :])
         return self.out(out.transpose(1, 2).flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+class SelfAttention(nn.Module):
+    """Attention within a sequence; queries, keys and values by one product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """x [B, T, d] -> [B, T, d], or the last `last` tokens alone, which still look at all."""
+        q, k, v = split_heads(self.to_qkv(x), 3, self.heads)
+        out = attend(q if last is None else q[:, :, -last:], k, v, None)
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, T, parts * d] -> `parts` tensors [B, heads, T, d / heads], made contiguous in one copy."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).contiguous().unbind(0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -46,7 +62,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    q = q * q.shape[-1] ** -0.5
+    if mask is None and k.shape[-2] < SHORT:
+        return (k @ q.transpose(-1, -2)).softmax(dim=-2).transpose(-1, -2) @ v
+    scores = q @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1) @ v

@@ -74,6 +74,11 @@ class PolicyConfig:
     """Chance that an intent token is hidden in training: what augmentation is to pictures, for cached intents."""
     intent_noise: float = 0.0
     """Gaussian noise on intent tokens in training, as a share of each token's own standard deviation."""
+    state_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the state in training, in normalised units (2 is a joint's range)."""
+    guidance_dropout: float = 0.0
+    """Chance that a sample's intents are replaced by learned ones in training; above 0 allows classifier-free
+    guidance."""
     future_weight: float = 0.1
     """Weight of the future-prediction loss; 0 leaves out the future tokens altogether."""
     future_block: int = 4
@@ -86,8 +91,8 @@ class PolicyConfig:
             raise UserError(f"policy width {self.width} is not divisible by its {self.heads} heads")
         if not 1 <= self.future_block <= self.blocks:
             raise UserError(f"policy future_block {self.future_block} is not one of its {self.blocks} blocks")
-        for name in ("dropout", "state_dropout", "intent_dropout"):
+        for name in ("dropout", "state_dropout", "intent_dropout", "guidance_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"policy {name} is {getattr(self, name)}; give a chance from 0 to below 1")
-        if self.intent_noise < 0 or self.future_weight < 0:
-            raise UserError("policy intent_noise and future_weight must be 0 or more")
+        if min(self.intent_noise, self.state_noise, self.future_weight) < 0:
+            raise UserError("policy intent_noise, state_noise and future_weight must be 0 or more")

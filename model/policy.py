@@ -9,7 +9,6 @@ gathered or padded.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,45 +16,19 @@ from torch.nn import functional as F
 
 from blm.model.bridge import IntentBridge
 from blm.model.dit import Dit
-from blm.model.embodiment_heads import build_heads
-from blm.model.embodiments import get_embodiment
-from blm.model.flow import euler, noisy, sample_times
+from blm.model.embodiment_heads import EmbodimentHeads
+from blm.model.errors import UserError
+from blm.model.flow import euler, noisy
+from blm.model.layout import Layout
 from blm.model.options import PolicyConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PolicyGroup:
-    """Rows of one robot in a batch, in normalised units."""
-
-    embodiment: str
-    """Its name."""
-    state: Tensor
-    """float32 [b, S]."""
-    actions: Tensor
-    """float32 [b, H, A]."""
-    is_pad: Tensor
-    """bool [b, H]: actions past the episode's end, which carry no loss."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PolicyBatch:
-    """B rows: groups one after another, and in the same order the intents of the present and of one chunk later."""
-
-    groups: Sequence[PolicyGroup]
-    intents: Tensor
-    """[B, L, c]."""
-    mask: Tensor
-    """bool [B, L]."""
-    future_intents: Tensor
-    """[B, L, c]."""
-    future_mask: Tensor
-    """bool [B, L]."""
+from blm.model.policy_batch import PolicyBatch, PolicyDraws, disturbed, refuse_non_finite
+from blm.model.policy_losses import PolicyLosses
 
 
 class Policy(nn.Module):
     """Bridge, transformer and per-embodiment heads."""
 
-    def __init__(self, config: PolicyConfig, *, embodiments: Sequence[str], intent_width: int, max_tokens: int) -> None:
+    def __init__(self, config: PolicyConfig, *, layouts: Sequence[Layout], intent_width: int, max_tokens: int) -> None:
         super().__init__()
         self.config = config
         self.bridge = IntentBridge(
@@ -67,9 +40,11 @@ class Policy(nn.Module):
             heads=config.heads,
         )
         self.dit = Dit(width=config.width, blocks=config.blocks, heads=config.heads, dropout=config.dropout)
-        self.robots = build_heads(tuple(embodiments), config.width, config.head_hidden)
+        self.robots = EmbodimentHeads(layouts, config.width, config.head_hidden)
         self.action_position = nn.Parameter(torch.randn(config.chunk, config.width) * 0.02)
         self.no_state = nn.Parameter(torch.randn(config.width) * 0.02)
+        if config.guidance_dropout > 0:
+            self.no_intent = nn.Parameter(torch.randn(config.latents, config.width))  # latents are normalised
         if config.future_weight > 0:
             self.future_tokens = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
             self.future_project = nn.Sequential(
@@ -77,49 +52,52 @@ class Policy(nn.Module):
             )
             self.target_bridge = copy.deepcopy(self.bridge).requires_grad_(False)
 
-    def forward(self, batch: PolicyBatch, generator: torch.Generator, draws: int = 1) -> dict[str, Tensor]:
-        """Losses of a batch with `draws` noise draws a row: `flow`, `future`, and their weighted sum `loss`.
+    def forward(self, batch: PolicyBatch, draws: PolicyDraws) -> PolicyLosses:
+        """Sums and counts of the losses of a batch, each row with the draws of its place.
 
-        `future` is 1 - cosine between predicted and true latents of the future picture. Two more numbers in eval mode
-        say what it is worth: `copy`, the same for the baseline that predicts no change (only the gap between the two
-        means anything), and `target_std`, how much the true latents differ between rows (0: they have collapsed).
+        UserError for a robot it was not built for, and, on CPU, for a row with NaN or infinite values. On other devices
+        that look would wait for the device: there, call `refuse_non_finite` when a loss turns out not to be finite.
         """
-        latents = self.bridge(*self._disturbed(batch.intents, batch.mask, generator))
-        keys = self.dit.intent_key_values(latents)
-        n = len(latents)
+        clean = batch
+        if self.training:
+            batch = disturbed(batch, draws, self.config)
+        places = batch.places
+        times = draws.times[places]
+        repeats = times.shape[1]
+        latents = self.bridge(batch.intents, batch.mask)
         device = latents.device
-        # Randomness comes from the CPU generator in one order, so that it is the same on any device.
-        times = sample_times(n * draws, generator).to(device)
-        dropped = (torch.rand(n * draws, generator=generator) < self.config.state_dropout * self.training).to(device)
+        times = times.flatten().to(device)
         states, tokens, targets = [], [], []
         first = 0
         for group in batch.groups:
-            head = self.robots[group.embodiment]
-            rows = slice(first * draws, (first + len(group.state)) * draws)
-            data = group.actions.repeat_interleave(draws, dim=0)
-            noise = torch.randn(data.shape, generator=generator).to(device)
-            x_t, velocity = noisy(data, noise, times[rows])
-            states.append(head.encode_state(group.state).repeat_interleave(draws, dim=0))
+            head, rows = self.robots.of(group.embodiment), slice(first, first + len(group.state))
+            first += len(group.state)
+            noise = draws.noise[places[rows], ..., : group.actions.shape[-1]].flatten(0, 1).to(device)
+            now = times[rows.start * repeats : rows.stop * repeats]
+            x_t, velocity = noisy(group.actions.repeat_interleave(repeats, dim=0), noise, now)
+            states.append(head.encode_state(group.state))
             tokens.append(head.encode_actions(x_t))
             targets.append(velocity)
-            first += len(group.state)
-        state = torch.where(dropped[:, None, None], self.no_state, torch.cat(states))
-        out, tapped = self.dit(self._sequence(state, torch.cat(tokens)), times, keys, self.config.future_block)
-        flow = self._flow_loss(batch, out[:, -self.config.chunk :], targets, draws)
-        future = self._future_losses(batch, tapped, draws)
-        return {"loss": flow + self.config.future_weight * future["future"], "flow": flow, **future}
+        state = torch.cat(states)
+        _require_finite(clean, latents, state, *tokens)
+        if self.training:
+            latents, state = self._hidden(latents, state, draws, places)
+        sequence = self._sequence(state.repeat_interleave(repeats, dim=0), torch.cat(tokens))
+        tap = self.config.future_block if self.config.future_weight > 0 else None
+        keys = self.dit.intent_key_values(latents)
+        out, tapped = self.dit(sequence, times, keys, last=self.config.chunk, tap=tap)
+        flow_sum, flow_count = self._flow(batch, out, targets, repeats)
+        return PolicyLosses(flow_sum=flow_sum, flow_count=flow_count, **self._future(clean, tapped, repeats))
 
-    def _disturbed(self, intents: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Intents and mask with the configured noise and token dropout, in training alone."""
-        if not self.training or self.config.intent_dropout == self.config.intent_noise == 0:
-            return intents, mask
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        local = torch.Generator(intents.device).manual_seed(seed)  # whole hidden states would be slow to draw on CPU
-        noise = torch.randn(intents.shape, generator=local, device=intents.device, dtype=intents.dtype)
-        intents = intents + self.config.intent_noise * intents.std(dim=-1, keepdim=True) * noise
-        kept = torch.rand(mask.shape, generator=local, device=mask.device) >= self.config.intent_dropout
-        kept[:, 0] = True  # attention needs a token to look at
-        return intents, mask & kept
+    def _hidden(self, latents: Tensor, state: Tensor, draws: PolicyDraws, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and state tokens with learned ones in place of those that are drawn to be hidden."""
+        if self.config.state_dropout > 0:
+            hidden = draws.no_state[places].to(state.device)
+            state = torch.where(hidden[:, None, None], self.no_state.to(state.dtype), state)
+        if self.config.guidance_dropout > 0:
+            hidden = draws.no_intent[places].to(latents.device)
+            latents = torch.where(hidden[:, None, None], self.no_intent.to(latents.dtype), latents)
+        return latents, state
 
     def _sequence(self, state: Tensor, actions: Tensor) -> Tensor:
         parts = [state, actions + self.action_position]
@@ -127,33 +105,42 @@ class Policy(nn.Module):
             parts.insert(1, self.future_tokens.expand(len(state), -1, -1))
         return torch.cat(parts, dim=1)
 
-    def _flow_loss(self, batch: PolicyBatch, tokens: Tensor, targets: list[Tensor], draws: int) -> Tensor:
-        """Mean squared error of the velocity over real actions and dimensions, all robots weighing by their
+    def _flow(self, batch: PolicyBatch, out: Tensor, targets: list[Tensor], repeats: int) -> tuple[Tensor, Tensor]:
+        """Squared errors of the velocity over real actions and dimensions, and their number; all robots weigh by their
         elements."""
-        total, count = torch.zeros((), device=tokens.device), 0
+        total, count = out.new_zeros(()), out.new_zeros(())
         first = 0
         for group, target in zip(batch.groups, targets, strict=True):
-            rows = tokens[first : first + len(target)]
+            rows = out[first : first + len(target)]
             first += len(target)
-            real = (~group.is_pad).repeat_interleave(draws, dim=0).unsqueeze(-1)
-            error = (self.robots[group.embodiment].decode_actions(rows).float() - target) ** 2
-            total = total + (error * real).sum()
+            real = (~group.is_pad).repeat_interleave(repeats, dim=0).unsqueeze(-1)
+            error = (self.robots.of(group.embodiment).decode_actions(rows).float() - target) ** 2
+            total = total + torch.where(real, error, 0.0).sum()
             count = count + real.sum() * target.shape[-1]
-        return total / count
+        return total, count
 
-    def _future_losses(self, batch: PolicyBatch, tapped: Tensor, draws: int) -> dict[str, Tensor]:
-        zero = torch.zeros((), device=tapped.device)
+    def _future(self, batch: PolicyBatch, tapped: Tensor, repeats: int) -> dict[str, Tensor]:
+        zero = tapped.new_zeros((), dtype=torch.float32)
         if self.config.future_weight == 0:
-            return {"future": zero, "copy": zero, "target_std": zero}
+            return {"future_sum": zero, "future_count": zero}
+        assert batch.future_intents is not None, "the future loss needs the intents of the future"
+        assert batch.future_mask is not None, "and their mask"
         with torch.no_grad():
             target = self.target_bridge(batch.future_intents, batch.future_mask).float()
+        _require_finite(batch, target)
         predicted = self.future_project(tapped[:, 1 : 1 + self.config.latents]).float()
-        losses = {"future": _distance(predicted, target.repeat_interleave(draws, dim=0))}
+        found = {
+            "future_sum": _distances(predicted, target.repeat_interleave(repeats, dim=0)).sum(),
+            "future_count": zero + len(predicted),
+        }
         if not self.training:
             with torch.no_grad():
                 present = self.target_bridge(batch.intents, batch.mask).float()
-            losses |= {"copy": _distance(present, target), "target_std": target.std(dim=0, correction=0).mean()}
-        return losses
+            found["copy_sum"] = _distances(present, target).sum()
+            found["copy_count"] = zero + len(target)
+            found["target_sum"] = target.double().sum(dim=0)
+            found["target_square_sum"] = target.double().square().sum(dim=0)
+        return found
 
     @torch.no_grad()
     def update_target(self) -> None:
@@ -164,25 +151,56 @@ class Policy(nn.Module):
 
     @torch.inference_mode()
     def sample(
-        self, embodiment: str, state: Tensor, intents: Tensor, mask: Tensor, noise: Tensor, steps: int
+        self,
+        embodiment: str,
+        state: Tensor,
+        intents: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        steps: int,
+        guidance: float = 1.0,
     ) -> Tensor:
-        """Normalised action chunks [b, H, A] of one robot by `steps` Euler steps from noise [b, H, A]."""
-        head = self.robots[embodiment]
-        keys = self.dit.intent_key_values(self.bridge(intents, mask))
+        """Normalised action chunks [b, H, A] of one robot by `steps` Euler steps from noise [b, H, A].
+
+        guidance: how far to go from the velocity without intents to that with them and beyond (classifier-free
+        guidance); 1 is the plain policy, at its cost. UserError for another one if the policy was trained without
+        `guidance_dropout`.
+        """
+        head = self.robots.of(embodiment)
         state_token = head.encode_state(state)
+        latents = self.bridge(intents, mask)
+        guided = guidance != 1.0
+        if guided:
+            if self.config.guidance_dropout == 0:
+                raise UserError(
+                    f"guidance {guidance:g} needs a policy trained with guidance_dropout above 0; use guidance 1"
+                )
+            latents = torch.cat([latents, self.no_intent.to(latents.dtype).expand_as(latents)])
+            state_token = torch.cat([state_token, state_token])
+        keys = self.dit.intent_key_values(latents)
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
-            out, _ = self.dit(self._sequence(state_token, head.encode_actions(x)), time, keys)
-            return head.decode_actions(out[:, -self.config.chunk :])
+            if guided:
+                x, time = torch.cat([x, x]), torch.cat([time, time])
+            sequence = self._sequence(state_token, head.encode_actions(x))
+            out, _ = self.dit(sequence, time, keys, last=self.config.chunk)
+            found = head.decode_actions(out)
+            if guided:
+                with_intent, without = found.chunk(2)
+                found = torch.lerp(without, with_intent, guidance)
+            return found
 
         return euler(velocity, noise, steps)
 
 
-def _distance(one: Tensor, other: Tensor) -> Tensor:
-    """1 - cosine of tokens [B, N, d], averaged."""
-    return 1 - F.cosine_similarity(one, other, dim=-1).mean()
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    """1 - cosine of tokens [B, N, d], averaged over the tokens of each row: [B]."""
+    return 1 - F.cosine_similarity(one, other, dim=-1).mean(dim=1)
 
 
-def noise_shape(config: PolicyConfig, embodiment: str) -> tuple[int, int]:
-    """(H, A) of the noise a chunk of this robot starts from."""
-    return config.chunk, get_embodiment(embodiment).action_dim
+def _require_finite(batch: PolicyBatch, *made: Tensor) -> None:
+    """UserError if what was made of a batch on CPU is not finite because the batch is not."""
+    if made[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if not all(torch.isfinite(tensor.detach().sum()) for tensor in made):
+        refuse_non_finite(batch)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blm.model.embodiments import get_embodiment
+from blm.model.embodiments import EMBODIMENTS
 from blm.model.errors import UserError
 
 
@@ -15,19 +15,22 @@ class Observation:
     images: dict[str, np.ndarray]
     """Camera name -> uint8 [H, W, 3]."""
     state: np.ndarray
-    """float32 [S]: arm joint positions (rad), then gripper opening in [0 closed, 1 open]."""
+    """float32 [S]: of our robots arm joint positions (rad), then gripper opening in [0 closed, 1 open]; of others what
+    they were trained with."""
     instruction: str
     """The task in words."""
     embodiment: str
-    """Name of the robot body (`blm.model.embodiments`)."""
+    """Name of the robot body: one of `blm.model.embodiments`, or what the model was trained for besides."""
 
     def __post_init__(self) -> None:
-        body = get_embodiment(self.embodiment)
-        if np.shape(self.state) != (body.state_dim,):
+        body = EMBODIMENTS.get(self.embodiment)  # other robots are checked by the policy, which stores their layouts
+        if body is not None and np.shape(self.state) != (body.state_dim,):
             raise UserError(
                 f"state has shape {np.shape(self.state)}; {self.embodiment} needs [{body.state_dim}]: "
                 + ", ".join(body.state_names)
             )
+        if np.ndim(self.state) != 1:
+            raise UserError(f"state has shape {np.shape(self.state)}; send one list of numbers")
         if not np.isfinite(self.state).all():
             raise UserError("state holds NaN or infinite values; send measured joint positions")
         if not self.instruction.strip():
@@ -42,6 +45,6 @@ class ActionChunk:
     """The next H actions of a robot, one a control step."""
 
     actions: np.ndarray
-    """float32 [H, A]: absolute arm joint targets (rad), then gripper command in [0 closed, 1 open]."""
+    """float32 [H, A]: of our robots absolute arm joint targets (rad), then gripper command in [0 closed, 1 open]."""
     control_hz: int
     """Control steps per second."""

@@ -16,7 +16,7 @@ from ray import serve
 
 from blm.model.errors import UserError
 from blm.model.predictor import BlmPolicy
-from blm.model.types import ActionChunk, Observation
+from blm.model.types import Observation
 from blm.serve.config import ActionsConfig
 
 
@@ -36,6 +36,8 @@ class Answer:
 
     actions: np.ndarray | None = None
     """float32 [H, A]."""
+    names: tuple[str, ...] = ()
+    """What the A numbers are."""
     control_hz: int = 0
     refusal: str = ""
     """What is wrong with the observation."""
@@ -73,13 +75,16 @@ class Batcher:
             return [self._together([question])[0] for question in questions]
         infer_ms = 1e3 * (time.perf_counter() - clock)
         return [
-            _answer(chunk, queue_ms=1e3 * max(began - question.asked_s, 0.0), infer_ms=infer_ms, batch=len(questions))
+            Answer(
+                actions=chunk.actions,
+                names=self._policy.contract.layout(question.observation.embodiment).action_names,
+                control_hz=chunk.control_hz,
+                queue_ms=1e3 * max(began - question.asked_s, 0.0),
+                infer_ms=infer_ms,
+                batch=len(questions),
+            )
             for chunk, question in zip(chunks, questions, strict=True)
         ]
-
-
-def _answer(chunk: ActionChunk, *, queue_ms: float, infer_ms: float, batch: int) -> Answer:
-    return Answer(actions=chunk.actions, control_hz=chunk.control_hz, queue_ms=queue_ms, infer_ms=infer_ms, batch=batch)
 
 
 class Actions:

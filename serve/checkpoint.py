@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from blm.model.checkpoint import WEIGHTS, read_contract
+from blm.model.checkpoint import read_contract
+from blm.model.checkpoint_files import CONTRACT, WEIGHTS
 from blm.model.errors import UserError
 
 _MUST_HAVE = ("config.json", "tokenizer_config.json", "tokenizer.json")
@@ -32,7 +33,7 @@ def _check_policy(folder: Path) -> None:
     try:
         read_contract(folder)
     except UserError as error:
-        if (folder / "blm.json").is_file():
+        if (folder / CONTRACT).is_file():
             raise
         raise UserError(f"{error}; or serve conversation alone with --chat-only") from error
     if not (folder / WEIGHTS).is_file():

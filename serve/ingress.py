@@ -15,7 +15,6 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
-from blm.model.embodiments import get_embodiment
 from blm.model.errors import UserError
 from blm.serve.actions import Answer, Question
 from blm.serve.config import SERVED_NAME, ActionsConfig
@@ -87,7 +86,7 @@ class Ingress(OpenAiIngress):
         return ActionReply(
             embodiment=observation.embodiment,
             actions=answer.actions.tolist(),
-            names=list(get_embodiment(observation.embodiment).action_names),
+            names=list(answer.names),
             control_hz=answer.control_hz,
             timing=Timing(
                 queue_ms=round(answer.queue_ms, 3),

@@ -14,9 +14,11 @@ class ActionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    embodiment: str = Field(description="robot body, for example panda")
+    embodiment: str = Field(description="robot body the model was trained for, for example panda")
     instruction: str = Field(description="the task in words")
-    state: list[float] = Field(description="arm joint positions in rad, then gripper opening in [0 closed, 1 open]")
+    state: list[float] = Field(
+        description="of an arm its joint positions in rad, then gripper opening in [0 closed, 1 open]"
+    )
     images: dict[str, str] = Field(description="camera -> data URI of a PNG or JPEG")
     seed: int = Field(default=0, ge=0, lt=2**63, description="noise of the policy; the same seed gives the same chunk")
     model: str = Field(default=SERVED_NAME, description="the served model's name")
@@ -53,7 +55,7 @@ class ActionReply(BaseModel):
     model: str = SERVED_NAME
     embodiment: str
     actions: list[list[float]]
-    """[H][A]: absolute arm joint targets in rad, then the gripper command in [0 closed, 1 open]."""
+    """[H][A]: of an arm absolute joint targets in rad, then the gripper command in [0 closed, 1 open]."""
     names: list[str]
     """What the A numbers are."""
     control_hz: int

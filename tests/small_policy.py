@@ -15,13 +15,14 @@ def write_small_policy(folder: Path, mllm: Path, *, cameras: tuple[str, ...] = (
 
     from blm.model.checkpoint import Contract, write_checkpoint
     from blm.model.intents import IntentExtractor
+    from blm.model.layout import layout_of
     from blm.model.normalize import EmbodimentStatistics, Quantiles
     from blm.model.options import PolicyConfig
 
     extractor = IntentExtractor(mllm, layer=2, max_text_tokens=64)  # a tiny tokenizer spells most words
     contract = Contract(
         policy=PolicyConfig(width=64, blocks=2, heads=2, latents=4, bridge_layers=1, head_hidden=32, future_block=2),
-        embodiments=("panda",),
+        layouts=(layout_of("panda"),),
         layer=2,
         max_text_tokens=extractor.max_text_tokens,
         intent_width=extractor.width,
@@ -31,7 +32,7 @@ def write_small_policy(folder: Path, mllm: Path, *, cameras: tuple[str, ...] = (
         statistics={
             "panda": EmbodimentStatistics(
                 state=Quantiles(low=(-3.0,) * 7 + (0.0,), high=(3.0,) * 7 + (1.0,)),
-                action=Quantiles(low=(-0.1,) * 7 + (-1.0,), high=(0.1,) * 7 + (1.0,)),
+                action=Quantiles(low=(-0.1,) * 7 + (0.0,), high=(0.1,) * 7 + (1.0,)),
             )
         },
         intents_fingerprint=extractor.fingerprint,

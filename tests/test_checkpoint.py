@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_policy_batch import PUSHER
 from transformers import AutoModelForImageTextToText
 
-from blm.model.checkpoint import Contract, read_contract, write_checkpoint
+from blm.model.checkpoint import Contract, load_policy, read_contract, write_checkpoint
+from blm.model.checkpoint_files import read_folder, write_folder
 from blm.model.embodiments import get_embodiment
 from blm.model.errors import UserError
 from blm.model.intents import IntentExtractor
+from blm.model.layout import layout_of
 from blm.model.normalize import EmbodimentStatistics, Quantiles
 from blm.model.options import PolicyConfig
-from blm.model.predictor import BlmPolicy
+from blm.model.predictor import BlmPolicy, load_policy_for
 from blm.model.types import Observation
 
 SIDE = 56
@@ -25,28 +29,31 @@ CAMERAS = ("front",)
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_mllm, tmp_path_factory):
-    """A checkpoint with fresh weights for two robots of different dimensions."""
+    """A checkpoint with fresh weights for three robots of different dimensions, one of them foreign."""
     extractor = IntentExtractor(tiny_mllm, layer=2, max_text_tokens=48)
 
     def statistics(dims: int) -> EmbodimentStatistics:
-        spread = Quantiles(low=(-1.0,) * dims, high=(1.0,) * dims)
-        return EmbodimentStatistics(state=spread, action=spread)
+        low, high = (-1.0,) * dims, (1.0,) * dims
+        return EmbodimentStatistics(
+            state=Quantiles(low=low, high=high), action=Quantiles(low=(low,) * 16, high=(high,) * 16)
+        )
 
     contract = Contract(
         policy=PolicyConfig(width=32, blocks=4, heads=2, latents=3, head_hidden=32, future_block=2),
-        embodiments=("panda", "xarm6"),
+        layouts=(layout_of("panda"), layout_of("xarm6"), PUSHER),
         layer=2,
         max_text_tokens=48,
         intent_width=extractor.width,
         max_tokens=extractor.length([(SIDE, SIDE)]),
         cameras=CAMERAS,
         image_px=SIDE,
-        statistics={"panda": statistics(8), "xarm6": statistics(7)},
+        statistics={"panda": statistics(8), "xarm6": statistics(7), "pusher": statistics(2)},
         intents_fingerprint=extractor.fingerprint,
         provenance={"cells": ["panda/PushCube"]},
     )
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    write_checkpoint(folder, tiny_mllm, contract, contract.build_policy().state_dict())
+    weights = {name: w + 0.05 * torch.randn_like(w) for name, w in contract.build_policy().state_dict().items()}
+    write_checkpoint(folder, tiny_mllm, contract, weights)  # fresh gates are zero, and would hide what is behind them
     return folder
 
 
@@ -54,7 +61,7 @@ def observation(seed: int, embodiment: str = "panda", side: int = SIDE, camera: 
     rng = np.random.default_rng(seed)
     return Observation(
         images={camera: rng.integers(0, 255, (side, side, 3), dtype=np.uint8)},
-        state=rng.uniform(0, 1, 8 if embodiment == "panda" else 7).astype(np.float32),
+        state=rng.uniform(0, 1, {"panda": 8, "xarm6": 7, "pusher": 2}[embodiment]).astype(np.float32),
         instruction="push the cube",
         embodiment=embodiment,
     )
@@ -70,14 +77,32 @@ def test_two_loads_give_identical_chunks(checkpoint):
     assert 0 <= one.actions[:, -1].min() <= one.actions[:, -1].max() <= 1
 
 
+def test_what_is_loaded_samples_to_the_bit_what_was_saved(checkpoint, tiny_mllm, tmp_path):
+    contract = read_contract(checkpoint)
+    saved = contract.build_policy().eval()
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    write_checkpoint(tmp_path / "model", tiny_mllm, contract, saved.state_dict())
+    loaded = load_policy(tmp_path / "model", contract)
+    intents = torch.randn(2, contract.max_tokens, contract.intent_width)
+    for layout in contract.layouts:
+        state, noise = torch.randn(2, layout.state_dim), torch.randn(2, 16, layout.action_dim)
+        mask = torch.ones(intents.shape[:2], dtype=torch.bool)
+        one, other = (policy.sample(layout.name, state, intents, mask, noise, 4) for policy in (saved, loaded))
+        assert torch.equal(one, other)
+
+
 def test_robots_mix_in_a_batch_and_rows_do_not_depend_on_it(checkpoint):
     policy = BlmPolicy.load(checkpoint)
-    seen = [observation(1), observation(2, "xarm6"), observation(3)]
-    together = policy.infer_batch(seen, [1, 2, 3])
-    for row, seed, chunk in zip(seen, (1, 2, 3), together, strict=True):
+    seen = [observation(1), observation(2, "xarm6"), observation(3), observation(4, "pusher")]
+    together = policy.infer_batch(seen, [1, 2, 3, 4])
+    for row, seed, chunk in zip(seen, (1, 2, 3, 4), together, strict=True):
         alone = policy.infer_batch([row], [seed])[0]
         assert np.allclose(alone.actions, chunk.actions, atol=1e-5)
     assert together[1].actions.shape == (16, 7)
+    assert together[3].actions.shape == (16, 2)
+    assert (together[3].control_hz, together[0].control_hz) == (PUSHER.control_hz, 20)
 
 
 def test_the_seed_decides_the_noise(checkpoint):
@@ -120,6 +145,10 @@ def test_malformed_observations_are_refused():
         Observation(images=good.images, state=np.full(8, np.nan, np.float32), instruction="go", embodiment="panda")
     with pytest.raises(UserError, match="instruction is empty"):
         Observation(images=good.images, state=good.state, instruction=" ", embodiment="panda")
+    with pytest.raises(UserError, match="NaN"):
+        Observation(images=good.images, state=np.full(3, np.inf, np.float32), instruction="go", embodiment="pusher")
+    with pytest.raises(UserError, match="one list of numbers"):
+        Observation(images=good.images, state=np.zeros((1, 2), np.float32), instruction="go", embodiment="pusher")
     with pytest.raises(UserError, match="uint8"):
         Observation(
             images={"front": np.zeros((56, 56), np.uint8)}, state=good.state, instruction="go", embodiment="panda"
@@ -133,14 +162,18 @@ def test_a_folder_that_is_no_checkpoint_is_told(checkpoint, tiny_mllm, tmp_path)
         BlmPolicy.load(tiny_mllm)
 
 
-def test_altered_statistics_and_damaged_weights_are_told(checkpoint, tmp_path):
-    data = json.loads((checkpoint / "blm.json").read_text())
-    altered = tmp_path / "altered"
-    altered.mkdir()
-    data["statistics"]["panda"]["state"]["low"][0] = -9.0
-    (altered / "blm.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match="do not match their hash"):
-        read_contract(altered)
+def test_altered_contracts_and_damaged_weights_are_told(checkpoint, tmp_path):
+    for change in ("statistics", "layouts"):
+        data = json.loads((checkpoint / "blm.json").read_text())
+        if change == "statistics":
+            data["statistics"]["panda"]["state"]["low"][0] = -9.0
+        else:
+            data["layouts"][0]["relative_to"][0] = -1
+        altered = tmp_path / change
+        altered.mkdir()
+        (altered / "blm.json").write_text(json.dumps(data))
+        with pytest.raises(UserError, match="do not match their hash"):
+            read_contract(altered)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in checkpoint.iterdir():
@@ -201,9 +234,49 @@ def test_no_observations_need_no_answer(checkpoint):
     assert BlmPolicy.load(checkpoint).infer_batch([], []) == []
 
 
+def test_a_checkpoint_opens_by_its_kind_with_the_chunks_it_had(checkpoint):
+    policy = load_policy_for(checkpoint, euler_steps=2)
+    assert isinstance(policy, BlmPolicy)
+    one, other = (p.infer_batch([observation(1)], [3])[0] for p in (policy, BlmPolicy.load(checkpoint, euler_steps=2)))
+    assert np.array_equal(one.actions, other.actions)
+
+
+def test_folders_of_other_kinds_and_formats_are_told(checkpoint, tmp_path):
+    write_folder(tmp_path / "other", {"kind": "oracle", "embodiments": ["panda"]}, {"w": torch.zeros(1)})
+    assert read_folder(tmp_path / "other", "oracle")["embodiments"] == ["panda"]
+    with pytest.raises(UserError, match="of kind 'oracle', not 'blm'"):
+        read_contract(tmp_path / "other")
+    with pytest.raises(UserError, match="'oracle'; this version knows blm and diffusion_policy"):
+        load_policy_for(tmp_path / "other")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "blm.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(UserError, match="format 1; this version reads format 2"):
+        read_contract(tmp_path / "old")
+
+
+def test_a_contract_without_or_with_the_wrong_statistics_cannot_be_made(checkpoint):
+    contract = read_contract(checkpoint)
+    with pytest.raises(UserError, match="pusher has no statistics; collect demonstrations"):
+        replace(contract, statistics={name: contract.statistics[name] for name in ("panda", "xarm6")})
+    with pytest.raises(UserError, match="panda: statistics of 7 state values, but the robot has 8"):
+        replace(contract, statistics={**contract.statistics, "panda": contract.statistics["xarm6"]})
+    with pytest.raises(UserError, match="panda: statistics of chunks of 16 actions, but the policy's have 8"):
+        replace(contract, policy=replace(contract.policy, chunk=8))
+
+
+def test_guidance_needs_a_policy_trained_for_it(checkpoint):
+    with pytest.raises(UserError, match="guidance_dropout above 0"):
+        load_policy_for(checkpoint, guidance=1.5)
+
+
+def test_a_foreign_robots_state_is_checked_by_its_own_layout(checkpoint):
+    with pytest.raises(UserError, match="state has 3 values; pusher needs 2: x, y"):
+        BlmPolicy.load(checkpoint).infer(replace(observation(1, "pusher"), state=np.zeros(3, np.float32)))
+
+
 def test_a_robot_it_was_not_trained_for_is_refused(checkpoint):
     seen = Observation(
         images=observation(1).images, state=np.zeros(8, np.float32), instruction="go", embodiment="xarm7"
     )
-    with pytest.raises(UserError, match="not trained for 'xarm7'; it knows panda, xarm6"):
+    with pytest.raises(UserError, match="not trained for 'xarm7'; did you mean 'xarm6'"):
         BlmPolicy.load(checkpoint).infer(seen)

@@ -1,9 +1,15 @@
-"""The table of robots."""
+"""The table of robots, and the layouts that are made of it."""
+
+import json
+import math
+from dataclasses import replace
 
 import pytest
+from small_policy_batch import PUSHER
 
 from blm.model.embodiments import CONTROL_HZ, EMBODIMENTS, Embodiment, get_embodiment
 from blm.model.errors import UserError
+from blm.model.layout import ABSOLUTE, layout_from_json, layout_of, layout_to_json
 
 
 @pytest.mark.parametrize("embodiment", EMBODIMENTS.values(), ids=EMBODIMENTS)
@@ -34,3 +40,36 @@ def test_state_and_action_are_the_arm_and_one_gripper_value(name: str, dim: int)
 def test_a_misspelt_robot_is_answered_with_the_nearest_name(typed: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"did you mean '{meant}'"):
         get_embodiment(typed)
+
+
+@pytest.mark.parametrize("name", EMBODIMENTS)
+def test_arms_are_measured_from_their_own_joints_and_grippers_from_nothing(name: str) -> None:
+    body, layout = get_embodiment(name), layout_of(name)
+    assert layout.relative_to == (*range(body.arm_dof), ABSOLUTE)
+    assert (layout.state_names, layout.action_names) == (body.state_names, body.action_names)
+    assert layout.lower == (*body.joint_lower_rad, 0.0)
+    assert layout.upper == (*body.joint_upper_rad, 1.0)
+    assert layout.control_hz == CONTROL_HZ
+
+
+def test_layouts_survive_json_bounds_that_do_not_exist_too() -> None:
+    boundless = replace(PUSHER, lower=(-math.inf, 0.0), upper=(math.inf, math.inf))
+    for layout in (layout_of("xarm7"), PUSHER, boundless):
+        assert layout_from_json(json.loads(json.dumps(layout_to_json(layout), allow_nan=False))) == layout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "push.t"}, "use letters, digits"),
+        ({"action_names": ()}, "at least one"),
+        ({"lower": (0.0,)}, "lower has 1 entries for 2 actions"),
+        ({"relative_to": (0, 2)}, "relative to state value 2; give 0 to 1, or -1"),
+        ({"lower": (600.0, 0.0)}, "give the lower first"),
+        ({"upper": (math.nan, 1.0)}, "bounds of x"),
+        ({"control_hz": 0}, "control_hz is 0"),
+    ],
+)
+def test_a_layout_that_contradicts_itself_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(PUSHER, **change)

@@ -10,6 +10,7 @@ from blm.model.backbone import load_backbone
 from blm.model.errors import UserError
 from blm.model.families import parts_of
 from blm.model.grounding import GroundingHead
+from blm.model.layout import layout_of
 from blm.model.optim import MUON_RATE, ScheduledOptimizers, cosine_schedule, freeze, make_optimizers
 from blm.model.options import PolicyConfig
 from blm.model.policy import Policy
@@ -24,12 +25,12 @@ def groups_of(module: nn.Module) -> tuple[set[int], set[int]]:
 
 
 def test_only_matrices_of_layers_are_decayed():
-    policy = Policy(PolicyConfig(), embodiments=("panda",), intent_width=24, max_tokens=10)
+    policy = Policy(PolicyConfig(), layouts=[layout_of("panda")], intent_width=24, max_tokens=10)
     decayed, others = groups_of(policy)
     assert id(policy.bridge.project.weight) in decayed
     for spared in (
         policy.bridge.project.bias,
-        policy.bridge.norm_in.weight,
+        policy.bridge.norm_out.weight,
         policy.bridge.position,
         policy.bridge.latents,
         policy.action_position,
@@ -71,7 +72,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_the_floor():
 
 
 def test_muon_takes_the_matrices_of_the_modules_named_and_adamw_the_rest():
-    policy = Policy(PolicyConfig(), embodiments=("panda",), intent_width=24, max_tokens=10)
+    policy = Policy(PolicyConfig(), layouts=[layout_of("panda")], intent_width=24, max_tokens=10)
     adamw, muon = make_optimizers(policy, learning_rate=1e-3, weight_decay=0.1, muon=[policy.dit])
     orthogonal = {id(p) for p in muon.param_groups[0]["params"]}
     assert orthogonal == {id(m.weight) for m in policy.dit.modules() if isinstance(m, nn.Linear)}
