@@ -5,6 +5,7 @@ true positions, fitted on some episodes and measured on others, says in centimet
 and costs seconds. The penalty is chosen on episodes of its own, so the error on the others is not flattered.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,16 @@ import torch
 from torch import Tensor
 
 from blm.model.errors import UserError
+from blm.pipelines.intent_cache import IntentCache
+from blm.pipelines.windows.dataset import RobotDataset
+
+POSITIONS = "privileged.object_positions"
+"""Column with the true positions (m) of tool, object and goal."""
 
 RIDGE = (1e-4, 1e-3, 1e-2, 1e-1)  # relative to the mean of the kernel's diagonal
 MAX_FRAMES = 3000
 """Frames of a cell that are worth probing; more cost memory and tell nothing new."""
+_VALUES_AT_ONCE = 2**24
 MIN_EPISODES = 3
 
 
@@ -33,8 +40,33 @@ class ProbeResult:
     """Held-out frames."""
 
 
-def probe(cell: str, features: Tensor, positions_m: np.ndarray, episodes: np.ndarray) -> ProbeResult:
-    """features float32 [n, F]; positions_m [n, 6] object and goal; episodes [n] says which frames belong together.
+def probe_dataset(dataset: RobotDataset, episodes: Sequence[int], cache: IntentCache) -> list[ProbeResult]:
+    """Every cell of a dataset; none of one that does not say where its objects are.
+
+    episodes: places of those that the cache holds, in its order. UserError as `probe`.
+    """
+    if not dataset.has(POSITIONS):
+        return []
+    held = [dataset.episodes[i] for i in episodes]
+    starts = np.cumsum([0, *(episode.length for episode in held)])
+    results = []
+    for cell in sorted({episode.group for episode in held}):
+        positions, rows, owners = [], [], []
+        for first, episode in zip(starts, held, strict=False):
+            if episode.group == cell:
+                positions.append(dataset.values(episode, POSITIONS)[:, 3:])
+                rows.append(np.arange(first, first + episode.length))
+                owners.append(np.full(episode.length, episode.index))
+        index, truth, owner = np.concatenate(rows), np.concatenate(positions), np.concatenate(owners)
+        some = np.linspace(0, len(index) - 1, min(len(index), MAX_FRAMES)).astype(int)
+        states, _ = cache.rows(index[some])  # zeros where padded
+        results.append(probe(cell, states, truth[some], owner[some]))
+    return results
+
+
+def probe(cell: str, states: Tensor, positions_m: np.ndarray, episodes: np.ndarray) -> ProbeResult:
+    """states [n, L, d] (zeros where padded) of any number format; positions_m [n, 6] object and goal; episodes [n] says
+    which frames belong together.
 
     Every fifth episode measures, every fifth of the others chooses the penalty. UserError for too few episodes.
     """
@@ -44,9 +76,7 @@ def probe(cell: str, features: Tensor, positions_m: np.ndarray, episodes: np.nda
     measuring = names[::5]
     fitting = np.setdiff1d(names, measuring)
     test, choice = (torch.from_numpy(np.isin(episodes, part)) for part in (measuring, fitting[::5]))
-    x = features - features[~test].mean(dim=0)
-    x /= x[~test].std(dim=0) + 1e-3
-    kernel = (x @ x.T).double() / x.shape[1]
+    kernel = _kernel(states, ~test)
     y = torch.from_numpy(positions_m).double() * 100
     trials = [sum(_errors_cm(_predict(kernel, y, ~test & ~choice, choice, ridge), y[choice])) for ridge in RIDGE]
     best = _errors_cm(_predict(kernel, y, ~test, test, RIDGE[int(np.argmin(trials))]), y[test])
@@ -59,6 +89,19 @@ def probe(cell: str, features: Tensor, positions_m: np.ndarray, episodes: np.nda
         goal_spread_cm=spread[1],
         frames=int(test.sum()),
     )
+
+
+def _kernel(states: Tensor, fit: Tensor) -> Tensor:
+    """float64 [n, n]: mean product of the standardised features of every two frames, some tokens at a time."""
+    n, tokens, width = states.shape
+    kernel = torch.zeros(n, n)
+    at_once = max(_VALUES_AT_ONCE // (n * width), 1)
+    for first in range(0, tokens, at_once):
+        x = states[:, first : first + at_once].float().flatten(1)
+        x = x - x[fit].mean(dim=0)
+        x /= x[fit].std(dim=0) + 1e-3
+        kernel.addmm_(x, x.T)
+    return kernel.double() / (tokens * width)
 
 
 def _predict(kernel: Tensor, y: Tensor, fit: Tensor, ask: Tensor, ridge: float) -> Tensor:

@@ -1,6 +1,7 @@
-"""The intents stage through Ray Data: shards, index, probe, gate, and going on after a kill."""
+"""The intents stage through Ray Data: shards, index, probe, gate, going on after a kill, and doing without a cache."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from small_dataset import FRAMES, WORLD
 from small_intents import CONFIG, write_datasets
 
 from blm.model.errors import UserError
-from blm.pipelines import intent_cache
-from blm.pipelines.intent_cache import IntentCache
-from blm.pipelines.intents import IntentsConfig, cache_key, intents
+from blm.pipelines.intent import building
+from blm.pipelines.intents import IntentsConfig, intents, open_caches
 from blm.pipelines.tracking import Tracker
+from blm.pipelines.windows.dataset import datasets_of
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
 pytestmark = pytest.mark.ray
@@ -48,21 +49,21 @@ def shards(context: StageContext) -> dict[Path, int]:
 def killed(ray_cluster, context) -> dict[Path, int]:
     """Shards left by a stage that was killed after the first robot's cache; one of the second's is missing."""
     with pytest.MonkeyPatch.context() as patch:
-        write_index, calls = intent_cache.write_index, []
+        write_index, calls = building.write_index, []
 
-        def dying(*arguments):
+        def dying(*arguments, **options):
             calls.append(arguments)
             if len(calls) == 2:
                 raise KilledError
-            write_index(*arguments)
+            return write_index(*arguments, **options)
 
-        patch.setattr(intent_cache, "write_index", dying)
+        patch.setattr(building, "write_index", dying)
         with pytest.raises(KilledError):
             intents(CONFIG, context)
     assert (context.out / "panda/index.json").is_file()
     assert not (context.out / "xarm6/index.json").exists()
     written = shards(context)
-    assert len(written) == 2 * EPISODES // CONFIG.episodes_per_shard
+    assert len(written) == 3 * 2 * EPISODES // CONFIG.episodes_per_shard  # pictures, texts, frames
     list(written)[-1].unlink()
     return written
 
@@ -79,17 +80,19 @@ def resumed(killed, context) -> tuple[dict, str]:
 def test_a_killed_stage_makes_only_what_is_missing(killed, resumed, context):
     now = shards(context)
     assert now.keys() == killed.keys()
-    missing = list(killed)[-1]
-    assert {path for path in now if now[path] != killed[path]} == {missing}
-    assert not list(context.out.rglob("shard-*.json"))
+    missing = list(killed)[-1].name.partition(".")[0]
+    anew = [path for path in now if now[path] != killed[path]]
+    assert {path.name.partition(".")[0] for path in anew} == {missing}
+    assert {path.parent.name for path in anew} == {"xarm6"}
+    assert not list(context.out.rglob("*.done.json"))
 
 
 def test_every_frame_is_kept_once_in_dataset_order(resumed, context, tiny_mllm):
     summary, _ = resumed
     assert summary["frames"] == 2 * EPISODES * FRAMES
-    for robot in ("panda", "xarm6"):
-        key = cache_key(CONFIG, tiny_mllm, context.inputs["render"] / "lerobot" / robot, WORLD.cameras)
-        cache = IntentCache(context.out / robot, key)
+    caches = open_caches(context.out, tiny_mllm, datasets_of(context.inputs["render"]), WORLD.cameras)
+    assert list(caches) == ["panda", "xarm6"]
+    for cache in caches.values():
         assert len(cache) == EPISODES * FRAMES
         states, mask = cache.rows(np.arange(FRAMES + 1))
         assert (states[:FRAMES] == states[0]).all()  # an episode's pictures are all the same
@@ -107,10 +110,28 @@ def test_the_probe_is_printed_and_written_for_each_cell(resumed, context):
 
 
 def test_a_finished_cache_is_not_made_again_and_the_gate_stops(resumed, context, monkeypatch):
-    monkeypatch.setattr(intent_cache, "ShardWriter", None)
-    strict = IntentsConfig(layer=2, max_text_tokens=64, episodes_per_shard=5, max_error_cm=0.001)
+    monkeypatch.setattr(building, "ShardWriter", None)
+    strict = replace(CONFIG, gate="stop", max_error_cm=0.001)
     with pytest.raises(UserError, match=r"locate no object better than .* go on with --set intents\.gate=warn"):
         intents(strict, context)
+
+
+def test_without_a_cache_a_sample_is_probed_and_nothing_kept(ray_cluster, context, tiny_mllm, tmp_path):
+    without = replace(context, out=tmp_path / "intents-1", resources=ResourceConfig(actors=1))
+    config = replace(CONFIG, cache="none", precision="bfloat16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "SAMPLE_EPISODES", 6)
+        summary = intents(config, without)
+    assert [cell["cell"] for cell in summary["probe"]] == ["panda/PushCube", "xarm6/PushCube"]
+    assert summary["frames"] == 2 * EPISODES * FRAMES
+    assert not list(without.out.rglob("*.arrow"))
+    cache = open_caches(without.out, tiny_mllm, datasets_of(without.inputs["render"]), WORLD.cameras)["panda"]
+    assert cache.live
+    assert (cache.width, cache.layer, cache.precision, len(cache)) == (96, 2, "bfloat16", EPISODES * FRAMES)
+    index = json.loads((without.out / "panda/index.json").read_text())
+    assert 1e-4 < index["compute_error"] < 0.03
+    with pytest.raises(UserError, match=r"keeps no states \(intents.cache: none\)"):
+        cache.rows(np.arange(2))
 
 
 def test_a_layer_the_model_does_not_have_is_refused(context):
@@ -118,7 +139,7 @@ def test_a_layer_the_model_does_not_have_is_refused(context):
         intents(IntentsConfig(layer=9), context)
 
 
-@pytest.mark.parametrize("name", ["layer", "max_text_tokens", "episodes_per_shard"])
+@pytest.mark.parametrize("name", ["layer", "max_text_tokens", "episodes_per_shard", "phrasings"])
 def test_options_that_make_no_sense_are_refused(name):
     with pytest.raises(UserError, match=f"intents.{name} is 0"):
         IntentsConfig(**{name: 0})
