@@ -36,7 +36,7 @@ from blm.pipelines.datasets.scenes import ConversationWriter
 from blm.pipelines.ingest.options import IngestConfig, SourceConfig, check_share, check_sources
 from blm.pipelines.workspace import StageContext
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

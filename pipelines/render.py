@@ -7,6 +7,9 @@ Ray Data hands one episode file at a time to a few workers, each of which keeps 
 frames go to a part of their own, so a killed stage goes on with the files that are left. The parts are then
 assembled by (cell, seed, variant): the result does not depend on the workers.
 
+Robot datasets from elsewhere (`sources`) are checked here, and found beside the others from then on; they are read
+where they lie.
+
     blm render --preset tiny
 """
 
@@ -28,6 +31,7 @@ from blm.actors.sim.look import LookConfig
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.embodiments import CONTROL_HZ, get_embodiment
 from blm.model.errors import UserError
+from blm.pipelines.datasets.foreign import RobotSourceConfig
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.lerobot_schema import Feature
 from blm.pipelines.datasets.lerobot_video import first_frame
@@ -36,7 +40,7 @@ from blm.pipelines.datasets.parquet import open_parquet, read_table, remove_left
 from blm.pipelines.render_frames import PICTURE_PREFIX, RenderWorker, dataset_features, from_row
 from blm.pipelines.workspace import StageContext
 
-VERSION = 2
+VERSION = 3
 
 Place = tuple[str, int, int, Path, int]
 """Cell, seed and variant of an episode, the part it is in, and its row there."""
@@ -64,6 +68,8 @@ class RenderConfig:
     """What the looks of the others are drawn from."""
     chunk: int = 16
     """Length H of the action chunk stored with every frame, in control steps."""
+    sources: tuple[RobotSourceConfig, ...] = ()
+    """Robot datasets that were not made here, and what their columns mean."""
 
     def __post_init__(self) -> None:
         if self.stride < 1 or CONTROL_HZ % self.stride:
@@ -75,6 +81,9 @@ class RenderConfig:
         for name in ("chunk", "variants"):
             if getattr(self, name) < 1:
                 raise UserError(f"render.{name} is {getattr(self, name)}; give 1 or more")
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"render.sources has two robots named {twice[0]}; give each a name of its own")
 
     @property
     def fps(self) -> int:
@@ -94,7 +103,8 @@ def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
     camera would see nothing.
     """
     _check_pictures(config, context.world)
-    files = _episode_files(context.inputs["collect"])
+    sources = _add_sources(config, context)
+    files = _episode_files(context.inputs["collect"], needed=not sources)
     parts = context.out / "parts"
     remove_leftovers(parts)
     items = [{"source": str(path), "part": str(parts / f"{path.parent.name}-{path.stem}.parquet")} for path in files]
@@ -111,17 +121,38 @@ def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
             rate = n_frames / (time.perf_counter() - started_s)
             context.progress(f"{done}/{len(waiting)} episode files, {n_frames} frames, {rate:.0f} frames/s")
     summary = _assemble(config, context, [Path(item["part"]) for item in items])
-    shutil.rmtree(parts)
+    summary["datasets"] |= sources
+    shutil.rmtree(parts, ignore_errors=True)
     context.tracker.log_metrics({"render_s": time.perf_counter() - started_s, "datasets": summary["datasets"]})
     return summary
 
 
-def _episode_files(collect: Path) -> list[Path]:
-    """The files of episodes, in order. UserError if there is none or one is damaged."""
+def _add_sources(config: RenderConfig, context: StageContext) -> dict[str, dict[str, int]]:
+    """Check the datasets that are not made here, from the first number to the last, and write down how they are read.
+    Returns counts per robot.
+    """
+    from blm.pipelines.datasets.foreign import check_source, write_source
+    from blm.pipelines.windows.dataset import RobotDataset
+
+    found = {}
+    for source in config.sources:
+        folder = context.out / "lerobot" / source.name
+        write_source(folder, check_source(source, context.world.cameras, context.world.image_px))
+        dataset = RobotDataset.open(folder)
+        for episode in dataset.episodes:
+            dataset.states(episode)
+            dataset.chunks(episode, 1)
+        found[source.name] = {"episodes": len(dataset.episodes), "frames": dataset.n_frames}
+        context.progress(f"{source.name}: {len(dataset.episodes)} episodes of {source.root}")
+    return found
+
+
+def _episode_files(collect: Path, *, needed: bool) -> list[Path]:
+    """The files of episodes, in order. UserError if one is damaged, or there is none though there must be."""
     files = episode_files(collect)
     for path in files:
         open_parquet(path).close()
-    if not files:
+    if needed and not files:
         raise UserError(f"{collect / 'episodes'} holds no episodes; run the collect stage first")
     return files
 

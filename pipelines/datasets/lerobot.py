@@ -3,7 +3,8 @@
 Written by `lerobot_writer` or by the `lerobot` package, from which the names are taken; that package itself
 is not needed (it pins other versions of half of this project's dependencies). An episode is read by its row
 group where every row group is one episode, as the format's writers make them, and by a filter on
-`episode_index` where it is not.
+`episode_index` where it is not. Files stay open: a footer that describes hundreds of episodes takes longer to read
+than an episode.
 
     dataset = LeRobotDataset("runs/tiny/render-1a2b3c4d/lerobot/panda")
     for episode in dataset.episodes:
@@ -12,6 +13,8 @@ group where every row group is one episode, as the format's writers make them, a
 """
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,15 +25,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
 from blm.model.errors import UserError
 from blm.pipelines.datasets import lerobot_schema as schema
 from blm.pipelines.datasets.lerobot_schema import Feature, column_pictures, column_values, image_array
 from blm.pipelines.datasets.lerobot_video import decode_frames
-from blm.pipelines.datasets.parquet import open_parquet, read_table
+from blm.pipelines.datasets.parquet import open_parquet, read_table, row_groups_with
 
 _OWN_COLUMNS = {"episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index"}
+_OPEN_FILES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +66,9 @@ class LeRobotDataset:
     def __init__(self, root: str | Path, episodes: Sequence[int] | None = None) -> None:
         """`episodes` keeps only those episode indices. UserError if the folder is not a complete v3 dataset."""
         self.root = Path(root)
+        self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
+        self._names: dict[Path, set[str]] = {}
+        self._lock = threading.Lock()
         self.info = self._read_json(schema.INFO_PATH)
         if self.info.get("codebase_version") != schema.CODEBASE_VERSION:
             raise UserError(
@@ -80,6 +88,12 @@ class LeRobotDataset:
                 raise UserError(f"{self.root} has {len(every)} episodes; there is no episode {unknown[0]}")
             every = [every[i] for i in episodes]
         self.episodes = every
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_files": OrderedDict(), "_lock": threading.Lock()}
 
     @property
     def n_frames(self) -> int:
@@ -105,7 +119,7 @@ class LeRobotDataset:
         Frames of videos are decoded and come as a column of pictures, like those that are kept as images.
         """
         wanted = list(self.features) if columns is None else list(columns)
-        table = self._read_parquet(episode, [name for name in wanted if name not in episode.videos])
+        table = self.read_columns(episode, [name for name in wanted if name not in episode.videos])
         for name in wanted:
             if name in episode.videos:
                 path, from_timestamp = episode.videos[name]
@@ -113,28 +127,42 @@ class LeRobotDataset:
                 table = table.append_column(name, image_array([_png(frame) for frame in frames]))
         return table.select(wanted)
 
-    def _read_parquet(self, episode: EpisodeMeta, wanted: list[str]) -> pa.Table:
-        with open_parquet(episode.path) as file:
-            missing = sorted(set(wanted) - set(file.schema_arrow.names))
-            if missing:
+    def read_columns(self, episode: EpisodeMeta, wanted: Sequence[str]) -> pa.Table:
+        """Columns that are kept in Parquet, and `episode_index`, of the frames of one episode. UserError as `read`."""
+        with self._lock:
+            file = self._open(episode.path)
+            if missing := sorted(set(wanted) - self._names[episode.path]):
                 raise UserError(f"{episode.path} has no column {', '.join(missing)}")
+            columns = [*wanted, "episode_index"]
             try:
                 if episode.row_group < file.num_row_groups:
-                    table = file.read_row_group(episode.row_group, columns=[*wanted, "episode_index"])
+                    table = file.read_row_group(episode.row_group, columns=columns, use_threads=False)
                     if (
                         table.num_rows == episode.length
                         and pc.all(pc.equal(table["episode_index"], episode.index)).as_py()
                     ):
                         return table
-                table = file.read(columns=[*wanted, "episode_index"])
+                table = file.read_row_groups(row_groups_with(file, "episode_index", episode.index), columns=columns)
             except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{episode.path} is damaged ({str(error).splitlines()[0]}); make it again") from error
+                raise UserError(
+                    f"{episode.path} is not a readable Parquet file ({str(error).splitlines()[0]})"
+                ) from error
         table = table.filter(pc.equal(table["episode_index"], episode.index))
         if table.num_rows != episode.length:
             raise UserError(
                 f"{episode.path} holds {table.num_rows} frames of episode {episode.index}, not {episode.length}"
             )
         return table
+
+    def _open(self, path: Path) -> pq.ParquetFile:
+        """A data file; the last few stay open."""
+        if path not in self._files:
+            self._files[path] = open_parquet(path, memory_map=False)
+            self._names[path] = set(self._files[path].schema_arrow.names)
+            if len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(path)
+        return self._files[path]
 
     def values(self, frames: pa.Table, name: str) -> npt.NDArray[Any]:
         """A numeric column of a table from `read`, [N, *shape]; scalars come as [N, 1]."""

@@ -33,14 +33,29 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
             raise _unreadable(path, error) from error
 
 
-def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """A Parquet file opened for reading parts of it. UserError naming the file if it is absent or damaged."""
+def open_parquet(path: str | Path, *, memory_map: bool = True) -> pq.ParquetFile:
+    """A Parquet file opened for reading parts of it. UserError naming the file if it is absent or damaged.
+
+    memory_map: not for a file that stays open for long; one that is cut short meanwhile would end the process.
+    """
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path, memory_map=memory_map)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def row_groups_with(file: pq.ParquetFile, column: str, value: int) -> list[int]:
+    """Row groups in which a column of integers may hold a value, by the file's own statistics; all, without them."""
+    metadata = file.metadata
+    place = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}[column]
+    found = []
+    for group in range(metadata.num_row_groups):
+        statistics = metadata.row_group(group).column(place).statistics
+        if statistics is None or not statistics.has_min_max or statistics.min <= value <= statistics.max:
+            found.append(group)
+    return found
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
