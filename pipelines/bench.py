@@ -3,6 +3,8 @@
 blm bench collect     demonstrations a core-minute, beside ManiSkill's own motion-planning examples
 blm bench render      pictures a second: light and official geometry, strides, one process and two
 blm bench stage1      tokens a second in training, packed and padded; the share of the hardware's arithmetic used
+blm bench stage2      samples a second in training the policy: cached intents, the model in the loop, random tensors
+blm bench feed        training windows a second, beside lerobot's dataset with a DataLoader
 blm bench ingest      records a second brought in, beside Hugging Face datasets with a DataLoader; memory of a process
 """
 
@@ -12,13 +14,15 @@ from pathlib import Path
 
 from blm.cluster.ray_runtime import set_environment
 
-WHAT = ("collect", "render", "stage1", "ingest")
+WHAT = ("collect", "render", "stage1", "stage2", "feed", "ingest")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, and how much of it."""
     parser.add_argument("what", choices=WHAT, help="what to measure")
-    parser.add_argument("--episodes", type=int, default=60, metavar="N", help="demonstrations a task (default: 60)")
+    parser.add_argument(
+        "--episodes", type=int, default=60, metavar="N", help="demonstrations a task; feed: in all (default: 60)"
+    )
     parser.add_argument(
         "--pictures",
         type=int,
@@ -31,11 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer-python",
         type=Path,
         metavar="FILE",
-        help="collect, ingest: Python of the peer's environment, which `make bench-peers` makes",
+        help="collect, ingest, feed: Python of the peer's environment (`make bench-peers`; feed: lerobot_env.sh)",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="stage1: where the model trains (default: cpu)"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="stage1, stage2: where the model trains (default: cpu)"
     )
+    parser.add_argument(
+        "--preset", default="tiny", metavar="NAME", help="stage2: whose sizes; `paper` for a GPU (default: tiny)"
+    )
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="stage2: steps a side (default: 200)")
     parser.add_argument(
         "--records", type=int, default=12000, metavar="N", help="ingest: conversations a turn (default: 12000)"
     )
@@ -46,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ingest: size of the corpus on which memory is measured (default: 0.2)",
     )
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="ingest: processes a side (default: 2)")
+    parser.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="ingest, feed: processes a side (default: 2)"
+    )
+    parser.add_argument("--windows", type=int, default=4096, metavar="N", help="feed: windows a turn (default: 4096)")
     parser.epilog = __doc__
 
 
@@ -62,6 +73,15 @@ def main(name: str, arguments: argparse.Namespace) -> int:
         from blm.pipelines.benchmarks.stage1 import bench_stage1
 
         result = bench_stage1(arguments.device, arguments.rounds)
+    elif arguments.what == "stage2":
+        from blm.pipelines.benchmarks.stage2 import bench_stage2
+
+        result = bench_stage2(arguments.preset, arguments.device, arguments.steps)
+    elif arguments.what == "feed":
+        from blm.pipelines.benchmarks.feed import bench_feed
+
+        peer_python = arguments.peer_python or Path(".venv-lerobot/bin/python")
+        result = bench_feed(arguments.windows, arguments.episodes, arguments.rounds, arguments.processes, peer_python)
     elif arguments.what == "ingest":
         from blm.pipelines.benchmarks.ingest import bench_ingest
 

@@ -36,6 +36,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "The whole pipeline": (
         Command(name="run", about="all stages in order; skips what is finished, resumes what is not", module="cli_run"),
         Command(
+            name="ablate",
+            about="what each part brings: the run again without it, all in one table",
+            module="ablation.command",
+        ),
+        Command(
             name="status", about="which stages of a run are finished, when, and how long they took", module="cli_status"
         ),
         Command(name="presets", about="the configurations that ship with blm", module="cli_status"),

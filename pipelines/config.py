@@ -1,22 +1,24 @@
 """The configuration of a run: what each stage declares beside its code, composed, and filled from a preset.
 
-A preset is a YAML file with one group of options a stage; `--set stage1.steps=500` overrides single options. The
-defaults are what suits the `tiny` preset, which is therefore short. Importing this module imports
-every stage, but none of the heavy packages: a run with nothing left to do ends in a second.
+A preset is a YAML file with one group of options a stage, perhaps made from another one (`base: paper`);
+`--set stage1.steps=500` overrides single options. The defaults are what suits the `tiny` preset, which is therefore
+short. Importing this module imports every stage, but none of the heavy packages: a run with nothing left to do ends in
+a second.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blm.actors.sim.world import WorldConfig
 from blm.model.errors import UserError
+from blm.pipelines.baseline import BaselineConfig
 from blm.pipelines.collect import CollectConfig
 from blm.pipelines.corpora import CorporaConfig
 from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.intents import IntentsConfig
-from blm.pipelines.preset_files import preset_path
+from blm.pipelines.preset_files import merge, preset_path, read_preset
 from blm.pipelines.render import RenderConfig
 from blm.pipelines.report import ReportConfig
 from blm.pipelines.schema import build, check, parse_yaml
@@ -49,6 +51,8 @@ class RunConfig:
     """Cached hidden states of the frozen multimodal model."""
     stage2: Stage2Config = field(default_factory=Stage2Config)
     """The policy on top of them."""
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    """Diffusion Policy beside it, from the same demonstrations."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Rollouts on unseen seeds and held-out questions."""
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -70,19 +74,12 @@ def load_config(preset: str, overrides: Sequence[str] = (), *, name: str | None 
 def load_typed(cls: type, preset: str, overrides: Sequence[str] = (), *, name: str | None = None) -> Any:
     """`load_config` for any configuration class that has a `name` and nests dataclasses."""
     path = preset_path(preset)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"preset {path} cannot be read ({error})") from error
-    values = parse_yaml(text, where=str(path)) or {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a preset is a YAML mapping, one group of options a stage")
+    values = read_preset(path, lambda own, where: check(cls, own, where=where))
     values.setdefault("name", path.stem)
-    check(cls, values, where=str(path))
     for override in overrides:
         given = parse_override(override)
         check(cls, given, where=f"--set {override}")  # alone, so that a message blames the right one
-        values = _merge(values, given)
+        values = merge(values, given)
     if name is not None:
         values["name"] = name
     where = " ".join([str(path), *(f"--set {override}" for override in overrides)])
@@ -98,15 +95,3 @@ def parse_override(text: str) -> dict[str, Any]:
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return nested
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, group by group."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merge(below, value)
-        else:
-            merged[key] = value
-    return merged

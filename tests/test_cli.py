@@ -179,7 +179,8 @@ def test_a_finished_stage_is_skipped_and_its_status_told(tmp_path: Path) -> None
 
 
 def test_presets_are_listed() -> None:
-    assert [line.split()[0] for line in call("presets").stdout.splitlines()] == ["tiny", "grid24", "small", "paper"]
+    names = ["tiny", "laptop", "grid24", "small", "paper", "paper_robot", "paper_cell"]
+    assert [line.split()[0] for line in call("presets").stdout.splitlines()] == names
 
 
 def test_durations_and_sizes_read_well() -> None:

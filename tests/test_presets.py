@@ -9,6 +9,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from blm.actors.sim.world import parse_cell
 from blm.model.backbone import tiny_config
+from blm.model.layout import layout_of
 from blm.model.policy import Policy
 from blm.model.tokenizer import train_tokenizer
 from blm.pipelines.config import RunConfig, load_config
@@ -45,8 +46,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 """Language dimensions of the published backbones, from their model cards: their configuration files are on the hub."""
 
-MLLM_PARAMETERS = {"tiny": (2e6, 6e6), "grid24": (2e6, 6e6), "small": (3.5e9, 4.1e9), "paper": (8.0e9, 8.6e9)}
-POLICY_PARAMETERS = {"tiny": (1e6, 4e6), "grid24": (1e6, 5e6), "small": (1e8, 3e8), "paper": (1e8, 4e8)}
+SMALL, LARGE = (2e6, 6e6), (8.0e9, 8.6e9)
+MLLM_PARAMETERS = {"small": (3.5e9, 4.1e9), "paper": LARGE, "paper_robot": LARGE, "paper_cell": LARGE}
+POLICY_PARAMETERS = {"small": (1e8, 3e8), "paper": (1e8, 4e8), "paper_robot": (1e8, 4e8), "paper_cell": (1e8, 4e8)}
+"""Of the presets that are not for two CPU cores."""
 
 
 def backbone_config(config: RunConfig) -> Qwen2_5_VLConfig:
@@ -65,7 +68,9 @@ def count(module: torch.nn.Module) -> int:
 
 
 def test_the_shipped_presets_are_listed_from_small_to_large() -> None:
-    assert list(presets()) == ["tiny", "grid24", "small", "paper"]
+    order = ["tiny", "laptop", "grid24", "small", "paper", "paper_robot", "paper_cell"]
+    assert list(presets()) == [name for name in order if name in presets()]
+    assert {"tiny", "paper", "paper_robot", "paper_cell"} <= set(presets())
 
 
 @pytest.mark.parametrize("name", presets())
@@ -80,7 +85,7 @@ def test_every_multimodal_model_builds(name: str) -> None:
     architecture = backbone_config(config)
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(architecture)
-    low, high = MLLM_PARAMETERS[name]
+    low, high = MLLM_PARAMETERS.get(name, SMALL)
     assert low < count(model) < high
     assert config.intents.layer <= architecture.text_config.num_hidden_layers
 
@@ -92,13 +97,22 @@ def test_every_policy_builds_for_the_robots_of_its_world(name: str) -> None:
     with torch.device("meta"):
         policy = Policy(
             config.stage2.policy,
-            embodiments=robots,
+            layouts=[layout_of(robot) for robot in robots],
             intent_width=backbone_config(config).text_config.hidden_size,
             max_tokens=64,
         )
-    low, high = POLICY_PARAMETERS[name]
+    low, high = POLICY_PARAMETERS.get(name, SMALL)
     assert low < count(policy) < high
     assert config.stage2.policy.chunk == config.render.chunk
+
+
+def test_the_papers_three_settings_differ_in_how_many_models_are_trained() -> None:
+    one, robots, cells = (load_config(name) for name in ("paper", "paper_robot", "paper_cell"))
+    assert [config.stage2.per for config in (one, robots, cells)] == ["all", "robot", "cell"]
+    for config in (robots, cells):  # so that a run of the same name shares every stage before
+        assert (config.world, config.collect, config.render) == (one.world, one.collect, one.render)
+        assert (config.corpora, config.stage1, config.intents) == (one.corpora, one.stage1, one.intents)
+        assert config.stage2.policy == one.stage2.policy
 
 
 @pytest.mark.parametrize("name", ["grid24", "paper"])

@@ -1,4 +1,4 @@
-"""Stage II through Ray Train: two workers, two robots, one worker killed on the way."""
+"""Stage II through Ray: two workers, two robots, one worker killed on the way, rollouts beside it; a model a cell."""
 
 import json
 import os
@@ -14,17 +14,29 @@ import pytest
 from small_dataset import SIDE, WORLD
 from small_intents import write_datasets, write_intents
 
+from blm.actors.sim.world import seed_range
+from blm.model.augment import AugmentConfig
+from blm.model.checkpoint import read_contract
 from blm.model.errors import UserError
 from blm.model.options import PolicyConfig
 from blm.model.predictor import BlmPolicy
 from blm.model.types import Observation
+from blm.pipelines.policy_training.regimes import model_for
 from blm.pipelines.stage2 import Stage2Config, stage2
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
 POLICY = PolicyConfig(width=32, blocks=4, heads=2, latents=3, head_hidden=32, future_block=2)
 CONFIG = Stage2Config(
-    policy=POLICY, steps=400, batch=6, learning_rate=3e-3, warmup=5, validate_every=200, checkpoint_every_s=0.0
+    policy=POLICY,
+    steps=400,
+    batch=6,
+    learning_rate=3e-3,
+    warmup=5,
+    validate_every=200,
+    checkpoint_every_s=0.0,
+    rollouts_every=200,
+    rollout_episodes=1,
 )
 WORKER = "RayTrainWorker"
 TIMEOUT_S = 120
@@ -62,7 +74,7 @@ def kill_a_worker(checkpoint: Path, killed: list[int]) -> None:
 @pytest.fixture(scope="module")
 def trained(ray_cluster, context) -> dict:
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker, args=(context.out / "train/checkpoint.pt", killed))
+    killer = threading.Thread(target=kill_a_worker, args=(context.out / "train/all/checkpoint.pt", killed))
     killer.start()
     summary = stage2(CONFIG, context)
     killer.join()
@@ -104,6 +116,41 @@ def test_the_checkpoint_acts_for_both_robots(trained, context):
     assert contract["provenance"]["intent_keys"].keys() == {"panda", "xarm6"}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_candidate_with_the_most_successes_is_exported(trained, context):
+    lines = [json.loads(line) for line in (context.out / "rollouts.jsonl").read_text().splitlines()]
+    assert {(line["step"], line["cell"]) for line in lines} == {
+        (step, f"{robot}/PushCube") for step in (200, 400) for robot in ("panda", "xarm6")
+    }
+    assert all(line["seed"] in seed_range("validate") and not line["error"] for line in lines)
+    metrics = json.loads((context.out / "metrics.json").read_text())
+    assert [point["episodes"] for point in metrics["rollouts"]] == [2, 2]
+    chosen = metrics["chosen"]["step"]
+    best = max(metrics["rollouts"], key=lambda point: (point["successes"], point["step"]))
+    assert chosen == best["step"]
+    assert json.loads((context.out / "model/blm.json").read_text())["provenance"]["step"] == chosen
+    assert model_for(context.out, "panda/PushCube") == context.out / "model"
+    assert not list(context.out.glob("train/*/candidates"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_model_a_cell_is_trained_by_tasks_beside_one_another(ray_cluster, context):
+    out = context.out.with_name("stage2-1")
+    config = replace(CONFIG, per="cell", steps=30, rollouts_every=0, validate_every=30)
+    summary = stage2(config, replace(context, out=out))
+    assert summary["models"] == 2
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [model["scope"] for model in metrics["models"]] == ["panda/PushCube", "xarm6/PushCube"]
+    assert metrics["curve"][-1]["flow"] == pytest.approx(
+        np.mean([m["curve"][-1]["flow"] for m in metrics["models"]]), abs=1e-4
+    )
+    for cell in ("panda/PushCube", "xarm6/PushCube"):
+        contract = read_contract(model_for(out, cell))
+        assert contract.embodiments == (cell.partition("/")[0],)
+
+
 def test_intents_of_another_model_are_refused(context, tiny_mllm, tmp_path):
     other = tmp_path / "stage1/model"
     other.mkdir(parents=True)
@@ -113,7 +160,7 @@ def test_intents_of_another_model_are_refused(context, tiny_mllm, tmp_path):
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
     changed = replace(context, inputs={**context.inputs, "stage1": tmp_path / "stage1"})
-    with pytest.raises(UserError, match="stale: its extractor changed"):
+    with pytest.raises(UserError, match="stale: its weights changed"):
         stage2(CONFIG, changed)
 
 
@@ -123,8 +170,19 @@ def test_a_batch_needs_a_row_for_each_worker(context):
 
 
 def test_missing_inputs_are_told(context, tmp_path):
-    with pytest.raises(UserError, match=r"probe.json is missing"):
+    with pytest.raises(UserError, match=r"index.json is missing"):
         stage2(CONFIG, replace(context, inputs={**context.inputs, "intents": tmp_path}))
+
+
+def test_a_robot_without_demonstrations_is_told_before_anything_is_trained(context):
+    world = replace(context.world, cells=("panda/PushCube", "widowx_ai/PushCube"))
+    with pytest.raises(UserError, match="no demonstrations for widowx_ai, which widowx_ai/PushCube needs"):
+        stage2(CONFIG, replace(context, world=world))
+
+
+def test_changed_pictures_need_the_model_in_the_loop(context):
+    with pytest.raises(UserError, match=r"stage2\.augment changes pictures, which the cache holds as they are"):
+        stage2(replace(CONFIG, augment=AugmentConfig()), context)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +192,11 @@ def test_missing_inputs_are_told(context, tmp_path):
         ({"min_actions": 17}, "min_actions is 17; a chunk has 16"),
         ({"learning_rate": 0.0}, "must be above 0"),
         ({"ema": 1.0}, "stage2.ema"),
+        ({"temperature": 1.5}, "stage2.temperature is 1.5"),
+        ({"rollouts_every": -1}, "stage2.rollouts_every is -1"),
+        ({"rollout_execute_steps": 17}, "rollout_execute_steps is 17; a chunk has 16"),
+        ({"rollout_episodes": 2_000_000}, "1000000 seeds are set aside"),
+        ({"cells": ("panda/PushCub",)}, "did you mean 'PushCube'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

@@ -20,6 +20,7 @@ SEED_RANGES: dict[str, tuple[int, int]] = {
     "evaluate": (1_000_000, 2_000_000),
     "corpora_train": (2_000_000, 3_000_000),
     "corpora_test": (3_000_000, 4_000_000),
+    "validate": (5_000_000, 6_000_000),
 }
 """First (inclusive) and last (exclusive) scene seed of each purpose, in every cell."""
 

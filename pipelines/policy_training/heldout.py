@@ -1,0 +1,53 @@
+"""Losses of the averaged weights on episodes that training never sees, with the same noise every time."""
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from blm.model.policy import Policy
+from blm.model.policy_batch import make_draws
+from blm.model.policy_losses import PolicyLosses, means
+from blm.pipelines.policy_training.data import TrainingData
+from blm.pipelines.policy_training.weights import Weights
+
+BATCH = 128
+MOST_ROWS = 4096
+"""Of more held-out windows, as many evenly spaced ones."""
+
+
+@torch.no_grad()
+def held_out(weights: Weights, policy: Policy, data: TrainingData, device: torch.device) -> dict[str, float]:
+    """`val_flow`, `val_future`, `val_copy`, `val_target_std` (see `policy_losses.means`). Called by every worker."""
+    rows = data.index.validation_rows
+    if len(rows) == 0:  # too few demonstrations to keep one back
+        rows = data.index.train_rows[:BATCH]
+    if len(rows) > MOST_ROWS:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.int64)]
+    draws = make_draws(policy.config, seed=0, step=0, batch=len(rows), draws=1, max_action_dim=data.max_action_dim)
+    places = np.arange(len(rows))
+    if len(rows) >= dist.get_world_size():  # of fewer rows every worker takes all, which gives the same means
+        places = places[dist.get_rank() :: dist.get_world_size()]
+    weights.swap_average()
+    policy.eval()
+    total: PolicyLosses | None = None
+    for first in range(0, len(places), BATCH):
+        part = places[first : first + BATCH]
+        losses = policy(data.feed.batch(rows[part], part, device=device), draws)
+        total = losses if total is None else total + losses
+    policy.train()
+    weights.swap_average()
+    assert total is not None, "there are rows"
+    found = means(_over_workers(total))
+    return {f"val_{name}": round(float(value), 5) for name, value in found.items()}
+
+
+def _over_workers(losses: PolicyLosses) -> PolicyLosses:
+    values = {field.name: getattr(losses, field.name) for field in fields(losses)}
+    summed = {name: None if value is None else value.double() for name, value in values.items()}
+    if dist.get_world_size() > 1:
+        for value in summed.values():
+            if value is not None:
+                dist.all_reduce(value)
+    return PolicyLosses(**summed)
