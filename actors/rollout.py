@@ -21,7 +21,9 @@ class RolloutItem:
     seeds: tuple[int, ...]
     """Scene seeds, one an episode."""
     policy: str
-    """Which of the worker's policies acts."""
+    """Name of the policy that acts."""
+    acting: Policy | None = None
+    """It, if it is not one of the worker's own."""
     keep: Path | None = None
     """Folder for states and actions, one file an episode (`episode_file`); none of those that end in an error."""
 
@@ -51,7 +53,7 @@ class RolloutWorker:
     """Plain object; `ray.remote` turns it into an actor of a work pool."""
 
     def __init__(self, world: WorldConfig, config: RolloutConfig, policies: Mapping[str, Policy]) -> None:
-        """policies: by name. Simulators are made when first needed and kept while the cell is the same."""
+        """policies: its own, by name. Simulators are made when first needed and kept while the cell is the same."""
         from blm.actors.sim.rollout import RolloutRunner
         from blm.actors.sim.watchdog import Watchdog
 
@@ -71,7 +73,8 @@ class RolloutWorker:
     def _roll_out(self, item: RolloutItem) -> list[EpisodeResult]:
         from blm.actors.sim.episode import write_episodes
 
-        finished = self._runner.run(item.cell, item.seeds, self._policies[item.policy])
+        acting = item.acting if item.acting is not None else self._policies[item.policy]
+        finished = self._runner.run(item.cell, item.seeds, acting)
         if item.keep is not None:
             for one in finished:
                 if one.episode is not None:

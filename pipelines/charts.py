@@ -118,12 +118,14 @@ class Rate:
     rate: float
     low: float
     high: float
+    baseline: float | None = None
     random: float | None = None
     paper: float | None = None
 
 
 def rate_chart(rates: Sequence[Rate]) -> str:
-    """Success rates with their intervals, one row each; random actions and the paper's number as marks beside them."""
+    """Success rates with their intervals, one row each; the baseline, random actions and the paper's number as marks
+    beside them."""
     row_px, left, right, top = 34, 190, 24, 8
     width, height = 680, top + row_px * len(rates) + 26
 
@@ -148,6 +150,11 @@ def rate_chart(rates: Sequence[Rate]) -> str:
             f"<circle class='dot c0' cx='{px(rate.rate):.1f}' cy='{y}' r='6'>"
             f"<title>{escape(rate.name)}: {rate.rate:.0%} ({rate.low:.0%} to {rate.high:.0%})</title></circle>"
         )
+        if rate.baseline is not None:
+            parts.append(
+                f"<rect class='mark baseline' x='{px(rate.baseline) - 6:.1f}' y='{y - 6:.1f}' width='12' height='12'>"
+                f"<title>Diffusion Policy: {rate.baseline:.0%}</title></rect>"
+            )
         if rate.random is not None:
             x = px(rate.random)
             parts.append(
@@ -155,6 +162,7 @@ def rate_chart(rates: Sequence[Rate]) -> str:
                 f"<title>random: {rate.random:.0%}</title></path>"
             )
     marks = [("key dot c0", "this run, with 95 % interval")]
+    marks += [("key baseline", "Diffusion Policy")] if any(rate.baseline is not None for rate in rates) else []
     marks += [("key random", "random actions")] if any(rate.random is not None for rate in rates) else []
     marks += [("key paper", "paper, 7B model, other data")] if any(rate.paper is not None for rate in rates) else []
     keys = "".join(f"<span><i class='{kind}'></i>{escape(text)}</span>" for kind, text in marks)

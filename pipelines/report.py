@@ -14,13 +14,15 @@ from typing import Any
 
 from blm.model.errors import UserError
 from blm.pipelines import report_sections as sections
+from blm.pipelines.contestants import OURS
+from blm.pipelines.report_digital import digital
 from blm.pipelines.report_page import page
-from blm.pipelines.report_results import digital, physical
+from blm.pipelines.report_physical import physical
 from blm.pipelines.report_videos import videos
 from blm.pipelines.show import duration
 from blm.pipelines.workspace import StageContext, read_json_if_there, read_manifest, write_text
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,4 +98,4 @@ def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], eval
 def _own_cells(evaluate: Path) -> list[dict[str, Any]]:
     """The trained policy's cells of an evaluation."""
     cells = (read_json_if_there(evaluate / "summary.json") or {}).get("cells", [])
-    return [c for c in cells if c["policy"] != "random"]
+    return [c for c in cells if c["policy"] == OURS]

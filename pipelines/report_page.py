@@ -144,12 +144,13 @@ svg text.row{fill:var(--ink);font-size:13px}
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}
 .dot{stroke-width:0}.dot.c0{fill:var(--c0)}.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}.dot.c3{fill:var(--c3)}
 .dot.c4{fill:var(--c4)}.dot.c5{fill:var(--c5)}
-.mark{fill:none;stroke-width:2}.mark.paper{stroke:var(--c1)}.mark.random{stroke:var(--soft)}
+.mark{fill:none;stroke-width:2}.mark.baseline{stroke:var(--c2)}.mark.paper{stroke:var(--c1)}.mark.random{stroke:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.85rem;color:var(--soft);margin:6px 0 0}
 .key{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:7px;vertical-align:middle;background:var(--c0)}
 .key.c1{background:var(--c1)}.key.c2{background:var(--c2)}.key.c3{background:var(--c3)}.key.c4{background:var(--c4)}
 .key.c5{background:var(--c5)}.key.dot{width:11px;height:11px;border-radius:50%}
 .key.random{width:auto;height:auto;background:none}.key.random::before{content:"\\00d7";font-weight:700;font-style:normal}
+.key.baseline{width:11px;height:11px;border-radius:1px;background:none;border:2px solid var(--c2)}
 .key.paper{width:10px;height:10px;border-radius:1px;background:none;border:2px solid var(--c1);transform:rotate(45deg)}
 .videos{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:16px}
 figure{margin:0}

@@ -44,12 +44,13 @@ CURVES = (
         "Stage II: future prediction",
         {"future": "training", "val_future": "held-out episodes", "val_copy": "copying the present"},
     ),
+    ("baseline", "Diffusion Policy: noise prediction", {"loss": "training", "val_loss": "held-out episodes"}),
 )
 """(stage, title, {column of metrics.json: name}) of the charts."""
 
 
 def training(folders: Mapping[str, Path]) -> Section | None:
-    """Loss curves of both training stages."""
+    """Loss curves of the training stages."""
     parts = []
     for stage, title, columns in CURVES:
         metrics = read_json_if_there(folders[stage] / "metrics.json") if stage in folders else None

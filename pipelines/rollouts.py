@@ -1,12 +1,15 @@
-"""The physical part of `evaluate`: which episodes are run, by which actors, and which of them are filmed."""
+"""The physical part of `evaluate`: which episodes are run, by which actors, and which of them are filmed.
+
+One policy after another acts, and of a policy with several models one model after another, so that no more than one
+has to be in memory. The simulators stay.
+"""
 
 import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from blm.actors.rollout import RolloutItem, RolloutWorker, VideoItem, episode_file
@@ -15,15 +18,14 @@ from blm.actors.sim.policies import Policy, RandomPolicy
 from blm.actors.sim.tasks import instruction_for
 from blm.actors.sim.world import Cell, seed_range
 from blm.model.errors import UserError
+from blm.pipelines.contestants import OURS, Contestant, check_model, contestants, load_contestant
 from blm.pipelines.ledger import Ledger, Record
-from blm.pipelines.workspace import ResourceConfig, StageContext
+from blm.pipelines.workspace import StageContext
 
-if TYPE_CHECKING:  # Ray and the model are imported when rollouts start: the command line imports this on every call
+if TYPE_CHECKING:  # Ray is imported when rollouts start: the command line imports this on every call
     from blm.actors.pool import WorkPool
-    from blm.model.predictor import BlmPolicy
     from blm.pipelines.evaluate import EvaluateConfig
 
-OURS = "blm"
 KEY = ("cell", "seed", "policy")
 PROGRESS_EVERY_S = 5.0
 
@@ -31,40 +33,53 @@ PROGRESS_EVERY_S = 5.0
 def run_rollouts(config: "EvaluateConfig", context: StageContext, ledger: Ledger) -> dict[str, Any]:
     """Run the episodes that are not in the ledger, film some, and return how long it took.
 
-    UserError if the model does not fit the world, or if every one of its episodes ended in an error.
+    UserError if a model does not fit the world, or if every episode of a trained policy ended in an error.
     """
-    waiting = list(_missing(config, context, ledger))
+    acting = contestants(config, context)
+    for contestant in acting:
+        if contestant.folder is not None:
+            check_model(config, context, contestant.folder, contestant.cells)
     if len(ledger):
         context.progress(f"{len(ledger)} episodes were run before")
-    ours = any(item.policy == OURS for item in waiting)
-    with _workers(config, context, ours=ours) as pool:
+    with _workers(config, context) as pool:
         started_s = time.perf_counter()
-        _run(config, context, ledger, pool, waiting)
+        for contestant in acting:
+            if waiting := list(_missing(config, context, ledger, contestant)):
+                with _serving(config, context, contestant) as servers:
+                    items = [
+                        replace(item, acting=server)
+                        for item, server in zip(waiting, itertools.cycle(servers), strict=False)
+                    ]
+                    _run(config, context, ledger, pool, items)
         wall_s = time.perf_counter() - started_s
-        results = [record for record in ledger.records if record["policy"] == OURS]
-        if results and all(record["error"] for record in results):
-            raise UserError(f"none of {len(results)} episodes could be run; the first: {results[0]['detail']}")
-        _film(config, context, results, pool)
+        for policy in dict.fromkeys(contestant.policy for contestant in acting):
+            _require_some(policy, [record for record in ledger.records if record["policy"] == policy])
+        _film(config, context, [record for record in ledger.records if record["policy"] == OURS], pool)
         deaths = pool.deaths
     return {"rollouts_s": round(wall_s, 1), "worker_deaths": deaths}
+
+
+def _require_some(policy: str, results: Sequence[Record]) -> None:
+    if results and all(record["error"] for record in results):
+        raise UserError(f"none of {len(results)} episodes of {policy} could be run; the first: {results[0]['detail']}")
 
 
 # ------------------------------------------------------------------------------------------------------------ episodes
 
 
-def _missing(config: "EvaluateConfig", context: StageContext, ledger: Ledger) -> Iterator[RolloutItem]:
+def _missing(
+    config: "EvaluateConfig", context: StageContext, ledger: Ledger, contestant: Contestant
+) -> Iterator[RolloutItem]:
     """Groups that the ledger does not hold as a whole: run in part, their batches would be others."""
-    first = seed_range("evaluate").start
-    counts = {OURS: config.episodes_per_cell, RandomPolicy.name: config.random_episodes_per_cell}
-    for cell in context.world.parsed_cells():
-        for policy, count in counts.items():
-            for start in range(first, first + count, config.side_by_side):
-                seeds = tuple(range(start, min(start + config.side_by_side, first + count)))
-                keys = [(cell.name, seed, policy) for seed in seeds]
-                if any(key not in ledger for key in keys):
-                    ledger.drop(keys)
-                    keep = context.out / "rollouts" / cell.slug if policy == OURS else None
-                    yield RolloutItem(cell=cell, seeds=seeds, policy=policy, keep=keep)
+    first, policy = seed_range("evaluate").start, contestant.policy
+    for cell in contestant.cells:
+        for start in range(first, first + contestant.episodes, config.side_by_side):
+            seeds = tuple(range(start, min(start + config.side_by_side, first + contestant.episodes)))
+            keys = [(cell.name, seed, policy) for seed in seeds]
+            if any(key not in ledger for key in keys):
+                ledger.drop(keys)
+                keep = context.out / "rollouts" / cell.slug if policy == OURS else None
+                yield RolloutItem(cell=cell, seeds=seeds, policy=policy, keep=keep)
 
 
 def _run(
@@ -84,7 +99,7 @@ def _run(
         elif len(item.seeds) > 1:  # one scene that kills its workers must not take others along
             context.progress(f"{item.cell.name}: workers died at seeds {item.seeds}: {outcome.error}; one by one")
             for seed in item.seeds:
-                pool.submit(RolloutItem(cell=item.cell, seeds=(seed,), policy=item.policy, keep=item.keep))
+                pool.submit(replace(item, seeds=(seed,)))
             continue
         else:
             results = [_lost(config, item, str(outcome.error))]
@@ -94,7 +109,7 @@ def _run(
         if done == total or now_s - said_s > PROGRESS_EVERY_S:
             said_s = now_s
             rate = 60 * done / (now_s - started_s)
-            context.progress(f"{done}/{total} episodes, {rate:.0f} a minute")
+            context.progress(f"{item.policy}: {done}/{total} episodes, {rate:.0f} a minute")
 
 
 def _lost(config: "EvaluateConfig", item: RolloutItem, error: str) -> EpisodeResult:
@@ -116,68 +131,53 @@ def _lost(config: "EvaluateConfig", item: RolloutItem, error: str) -> EpisodeRes
 
 
 @contextmanager
-def _workers(config: "EvaluateConfig", context: StageContext, *, ours: bool) -> "Iterator[WorkPool]":
-    """A pool of rollout actors, started when there is work, and the policy's actors if `ours` is to act."""
+def _workers(config: "EvaluateConfig", context: StageContext) -> "Iterator[WorkPool]":
+    """A pool of rollout actors, started when there is work."""
     import ray
 
-    from blm.actors.policy import RemotePolicy, start_policy
     from blm.actors.pool import WorkPool
 
-    resources = context.resources
-    random = RandomPolicy(config.random_scale_rad)
-    policies: list[RemotePolicy] = []
-    if ours:
-        folder = context.inputs["stage2"] / "model"
-        check_model(config, context, folder)
-        context.progress(f"loading the policy from {folder}")
-        make_policy = functools.partial(_load_policy, folder, resources, config.euler_steps)
-        gpus = resources.num_gpus if resources.device == "cuda" else 0
-        for _ in range(max(gpus, 1)):
-            policies.append(start_policy(OURS, make_policy, merge=config.merge, num_gpus=min(gpus, 1)))
-    serving = itertools.cycle(policies or [None])
     actor = ray.remote(RolloutWorker).options(num_cpus=1)
+    own = {RandomPolicy.name: RandomPolicy(config.random_scale_rad)}
 
     def make_actor() -> ray.actor.ActorHandle:
-        own = next(serving)
-        acting: dict[str, Policy] = {RandomPolicy.name: random} | ({OURS: own} if own is not None else {})
-        return actor.remote(context.world, config.rollout, acting)
+        return actor.remote(context.world, config.rollout, own)
 
-    count = max(1, min(resources.actors, int(ray.cluster_resources().get("CPU", 1))))
+    count = max(1, min(context.resources.actors, int(ray.cluster_resources().get("CPU", 1))))
+    pool: WorkPool[RolloutItem | VideoItem, list[EpisodeResult]]
+    with WorkPool(make_actor, actors=count) as pool:
+        yield pool
+
+
+@contextmanager
+def _serving(
+    config: "EvaluateConfig", context: StageContext, contestant: Contestant
+) -> Iterator[Sequence[Policy | None]]:
+    """A contestant's model in actors of its own, one a GPU or one for all CPUs; None for what workers do themselves."""
+    from blm.actors.policy import RemotePolicy, start_policy
+
+    if contestant.folder is None:
+        yield [None]
+        return
+    resources = context.resources
+    context.progress(f"loading the policy from {contestant.folder}")
+    make_policy = functools.partial(
+        load_contestant,
+        contestant.folder,
+        device=resources.device,
+        dtype=resources.dtype,
+        euler_steps=config.euler_steps,
+        guidance=config.guidance,
+    )
+    gpus = resources.num_gpus if resources.device == "cuda" else 0
+    servers: list[RemotePolicy] = []
     try:
-        pool: WorkPool[RolloutItem | VideoItem, list[EpisodeResult]]
-        with WorkPool(make_actor, actors=count) as pool:
-            yield pool
+        for _ in range(max(gpus, 1)):
+            servers.append(start_policy(contestant.policy, make_policy, merge=config.merge, num_gpus=min(gpus, 1)))
+        yield servers
     finally:
-        for policy in policies:
-            policy.stop()
-
-
-def _load_policy(folder: Path, resources: ResourceConfig, euler_steps: int) -> "BlmPolicy":
-    """Our policy, in the process that is to run it."""
-    import torch
-
-    from blm.model.predictor import BlmPolicy
-
-    dtype = getattr(torch, resources.dtype)
-    return BlmPolicy.load(folder, device=resources.device, dtype=dtype, euler_steps=euler_steps)
-
-
-def check_model(config: "EvaluateConfig", context: StageContext, folder: Path) -> None:
-    """UserError unless the model in `folder` knows the robots and sees through the cameras of the world."""
-    from blm.model.checkpoint import read_contract
-
-    contract, world = read_contract(folder), context.world
-    robots = {cell.robot for cell in world.parsed_cells()}
-    if unknown := sorted(robots - set(contract.embodiments)):
-        raise UserError(f"{folder} was not trained for {unknown[0]}; it knows {', '.join(contract.embodiments)}")
-    if missing := [camera for camera in contract.cameras if camera not in world.cameras]:
-        raise UserError(f"{folder} needs camera {missing[0]!r}; set world.cameras={list(contract.cameras)}")
-    if contract.image_px != world.image_px:
-        raise UserError(f"{folder} needs pictures of {contract.image_px} px; set world.image_px={contract.image_px}")
-    if config.execute_steps > contract.policy.chunk:
-        raise UserError(
-            f"evaluate.execute_steps is {config.execute_steps}; {folder} predicts chunks of {contract.policy.chunk}"
-        )
+        for server in servers:
+            server.stop()
 
 
 # -------------------------------------------------------------------------------------------------------------- videos

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blm.pipelines.contestants import BASELINE, OURS
 from blm.pipelines.stages import Stage
 
 
@@ -70,19 +71,38 @@ def stage_table(manifests: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def success_table(evaluate_folder: Path) -> str:
-    """Success rate of each cell with its Wilson 95 % interval and random actions; empty without physical results."""
+    """Success rate of each cell with its Wilson 95 % interval, the baseline's and random actions beside it, and what
+    McNemar's test says of ours and the baseline; empty without physical results.
+    """
     path = evaluate_folder / "summary.json"
     if not path.exists():
         return ""
-    cells = json.loads(path.read_text()).get("cells", [])
-    random_rate = {cell["cell"]: cell for cell in cells if cell["policy"] == "random"}
-    lines = [f"  {'cell':<22}{'success':>9}{'95 % interval':>19}{'episodes':>12}{'random':>10}"]
-    for cell in cells:
-        if cell["policy"] == "random":
+    summary = json.loads(path.read_text())
+    rows = {(row["policy"], row["cell"]): row for row in summary.get("cells", [])}
+    has_baseline = any(policy == BASELINE for policy, _ in rows)
+    head = f"  {'cell':<22}{'success':>9}{'95 % interval':>19}{'episodes':>12}"
+    lines = [head + (f"{'diffusion':>11}{'95 % interval':>19}" if has_baseline else "") + f"{'random':>10}"]
+    for (policy, cell), row in rows.items():
+        if policy != OURS:
             continue
-        interval = f"{cell['low']:.0%} to {cell['high']:.0%}"
-        count = f"{cell['successes']} of {cell['episodes']}"
-        beside = random_rate.get(cell["cell"])
-        random = f"{beside['rate']:.0%}" if beside else "-"
-        lines.append(f"  {cell['cell']:<22}{cell['rate']:>9.0%}{interval:>19}{count:>12}{random:>10}")
+        line = f"  {cell:<22}{row['rate']:>9.0%}{_interval(row):>19}{_count(row):>12}"
+        if has_baseline:
+            other = rows.get((BASELINE, cell))
+            line += f"{other['rate']:>11.0%}{_interval(other):>19}" if other else f"{'-':>11}{'-':>19}"
+        random = rows.get(("random", cell))
+        lines.append(line + (f"{random['rate']:>10.0%}" if random else f"{'-':>10}"))
+    for row in summary.get("compared", []):
+        if row["policy"] == BASELINE and row["cell"] == "all":
+            lines.append(
+                f"  {row['pairs']} scenes: {row['only_first']} done by ours alone, {row['only_second']} by diffusion"
+                f" policy alone, McNemar's exact p = {row['p']:.2g}"
+            )
     return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{row['low']:.0%} to {row['high']:.0%}"
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    return f"{row['successes']} of {row['episodes']}"

@@ -49,19 +49,20 @@ STAGES = (
         name="intents", inputs=("render", "stage1"), about="store the frozen model's hidden states; probe what they see"
     ),
     Stage(name="stage2", inputs=("render", "stage1", "intents"), about="train the policy on stored hidden states"),
+    Stage(name="baseline", inputs=("render",), about="train Diffusion Policy on the same demonstrations, if asked to"),
     Stage(
         name="evaluate",
-        inputs=("corpora", "stage1", "stage2"),
+        inputs=("corpora", "stage1", "stage2", "baseline"),
         about="roll out on unseen seeds; ask held-out questions",
     ),
     Stage(
         name="report",
-        inputs=("collect", "render", "corpora", "stage1", "intents", "stage2", "evaluate"),
+        inputs=("collect", "render", "corpora", "stage1", "intents", "stage2", "baseline", "evaluate"),
         about="one HTML page with tables, intervals, curves and videos",
         needs_ray=False,
     ),
 )
-"""collect -> render -> corpora -> stage1 -> intents -> stage2 -> evaluate -> report."""
+"""collect -> render -> corpora -> stage1 -> intents -> stage2 -> baseline -> evaluate -> report."""
 
 
 def find_stage(name: str, stages: Sequence[Stage] = STAGES) -> int:

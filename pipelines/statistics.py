@@ -1,13 +1,17 @@
-"""Success rates with the uncertainty that few episodes leave.
+"""Success rates with the uncertainty that few episodes leave, and whether two policies differ at all.
 
 Wilson's interval (E. B. Wilson, 1927) for a share of yes among n tries: unlike the usual plus-minus it stays
 inside [0, 1] and is sensible for 0 of 30 and 30 of 30, which is what policies give. An interval over several cells
 treats their episodes as one sample; where the cells differ that makes it a little too wide, never too narrow.
+
+McNemar's test (Q. McNemar, 1947), exact, for two policies on the same scenes: only scenes that one of them does and
+the other does not tell them apart. It sees differences that two overlapping intervals hide, since an easy scene is
+easy for both.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import NormalDist, median
 from typing import Any
 
@@ -32,6 +36,22 @@ def wilson(successes: int, tries: int, confidence: float = CONFIDENCE) -> tuple[
     low = 0.0 if successes == 0 else max(centre - half, 0.0)
     high = 1.0 if successes == tries else min(centre + half, 1.0)
     return low, high
+
+
+def mcnemar(first: Mapping[Hashable, bool], second: Mapping[Hashable, bool]) -> dict[str, Any]:
+    """Two policies' successes by scene, for example (cell, seed); scenes that only one of them met are left out.
+
+    Returns `pairs`, `only_first` and `only_second` (scenes that one alone did), and `p`: the two-sided exact chance of
+    so uneven a split, or a more uneven one, if neither were better; 1.0 where no scene tells them apart.
+    """
+    pairs = first.keys() & second.keys()
+    only_first = sum(first[key] and not second[key] for key in pairs)
+    only_second = sum(second[key] and not first[key] for key in pairs)
+    apart = only_first + only_second
+    tail = sum(math.comb(apart, k) for k in range(min(only_first, only_second) + 1))
+    # Whole numbers up to here: 2 ** apart leaves the range of floats for a thousand scenes.
+    p = min(1.0, 2 * tail / (1 << apart))
+    return {"pairs": len(pairs), "only_first": only_first, "only_second": only_second, "p": p}
 
 
 def success_row(results: Sequence[Result]) -> dict[str, Any]:
@@ -59,11 +79,31 @@ def success_rows(results: Iterable[Result], name: str, key: Callable[[Result], s
     return [{name: value, "policy": policy, **success_row(group)} for (value, policy), group in groups.items()]
 
 
-def summarise_episodes(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
-    """Success by cell, by robot, by task and over all, a row for each policy."""
+def comparison_rows(results: Sequence[Result], ours: str) -> list[dict[str, Any]]:
+    """`mcnemar` of `ours` against every other policy: a row for each cell, then one for all (`cell` is "all")."""
+    by_policy: dict[str, dict[Hashable, bool]] = {}
+    for result in results:
+        by_policy.setdefault(result["policy"], {})[result["cell"], result["seed"]] = bool(result["success"])
+    cells = list(dict.fromkeys(result["cell"] for result in results))
+    rows = []
+    for policy in [name for name in by_policy if name != ours and ours in by_policy]:
+        for cell in [*cells, "all"]:
+            first, second = (
+                {key: success for key, success in by_policy[name].items() if cell in ("all", key[0])}  # type: ignore[index]
+                for name in (ours, policy)
+            )
+            found = mcnemar(first, second)
+            if found["pairs"]:
+                rows.append({"cell": cell, "policy": policy} | found)
+    return rows
+
+
+def summarise_episodes(results: Sequence[Result], *, ours: str = "blm") -> dict[str, list[dict[str, Any]]]:
+    """Success by cell, by robot, by task and over all, a row for each policy; and `ours` compared with the others."""
     return {
         "cells": success_rows(results, "cell", lambda result: result["cell"]),
         "robots": success_rows(results, "robot", lambda result: result["cell"].partition("/")[0]),
         "tasks": success_rows(results, "task", lambda result: result["cell"].partition("/")[2]),
         "overall": success_rows(results, "all", lambda _: "all"),
+        "compared": comparison_rows(results, ours),
     }

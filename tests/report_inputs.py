@@ -14,7 +14,7 @@ import numpy as np
 from blm.pipelines.fingerprint import versions
 from blm.pipelines.memory import machine
 
-STAGES = ("collect", "render", "corpora", "stage1", "intents", "stage2", "evaluate")
+STAGES = ("collect", "render", "corpora", "stage1", "intents", "stage2", "baseline", "evaluate")
 
 COLLECTED = {
     "kept": 150,
@@ -38,7 +38,14 @@ def make_inputs(root: Path, *, cells: tuple[str, ...] = ("panda/PushCube", "pand
         {"curve": _curve("flow", 3000, 1.2), "validation": [{"step": 3000, "val_flow": 0.07}]},
     )
     _write(folders["intents"] / "probe.json", {"layer": 3, "cells": [_probe(name) for name in cells]})
-    _write(folders["evaluate"] / "summary.json", {"cells": [cell for name in cells for cell in _cells(name)]})
+    _write(
+        folders["baseline"] / "metrics.json",
+        {"curve": _curve("loss", 2000, 1.1), "validation": [{"step": 2000, "val_loss": 0.09, "val_action": 0.2}]},
+    )
+    test = {"policy": "diffusion_policy", "pairs": 100, "only_first": 30, "only_second": 2, "p": 1.2e-7}
+    compared = [test | {"cell": name} for name in (*cells, "all")]
+    rows = [cell for name in cells for cell in _cells(name)]
+    _write(folders["evaluate"] / "summary.json", {"cells": rows, "compared": compared})
     categories = [
         {"category": c, "n": 150, "before": 0.02, "after": a, "majority": 0.3, "no_picture": 0.28}
         for c, a in (("object position", 0.81), ("goal position", 0.74), ("relation", 0.93), ("colour", 0.99))
@@ -94,6 +101,15 @@ def _cells(name: str) -> list[dict[str, Any]]:
     return [
         common
         | {"policy": "blm", "successes": 46, "rate": 0.92, "low": 0.81, "high": 0.97, "failures": {"time_out": 4}},
+        common
+        | {
+            "policy": "diffusion_policy",
+            "successes": 32,
+            "rate": 0.64,
+            "low": 0.5,
+            "high": 0.76,
+            "failures": {"time_out": 18},
+        },
         common
         | {"policy": "random", "successes": 1, "rate": 0.02, "low": 0.0, "high": 0.1, "failures": {"time_out": 49}},
     ]

@@ -2,25 +2,28 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_corpus import write_corpus, write_learned_model
+from small_corpus import write_corpus
+from small_diffusion import write_small_diffusion_policy
 from small_policy import write_small_policy
 
-from blm.actors.sim.world import WorldConfig
+from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.errors import UserError
+from blm.pipelines.contestants import check_model, contestants
 from blm.pipelines.digital.simulator import DigitalConfig
 from blm.pipelines.evaluate import EvaluateConfig, evaluate
-from blm.pipelines.rollouts import check_model
 from blm.pipelines.workspace import ResourceConfig, StageContext, write_json
 
 WORLD = WorldConfig(cells=("panda/PushCube",))
+ALL = [{"scope": "all", "folder": "model", "cells": list(WORLD.cells)}]
 CONFIG = EvaluateConfig(
-    episodes_per_cell=5,
+    episodes_per_cell=3,
     random_episodes_per_cell=3,
     side_by_side=2,
     max_steps=16,
@@ -31,14 +34,17 @@ CONFIG = EvaluateConfig(
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def inputs(learned_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small but real outputs of the stages before."""
     root = tmp_path_factory.mktemp("inputs")
-    write_learned_model(root / "stage1" / "model", tiny_mllm)
+    shutil.copytree(learned_mllm, root / "stage1" / "model")
     write_json(root / "stage1" / "metrics.json", {"accuracy": {"before": {}}})
     write_corpus(root / "corpora")
     write_small_policy(root / "stage2" / "model", root / "stage1" / "model")
-    return {name: root / name for name in ("corpora", "stage1", "stage2")}
+    write_small_diffusion_policy(root / "baseline" / "model", image_px=WORLD.image_px)
+    for stage in ("stage2", "baseline"):
+        write_json(root / stage / "models.json", ALL)
+    return {name: root / name for name in ("corpora", "stage1", "stage2", "baseline")}
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -59,16 +65,20 @@ def test_the_stage_writes_its_results_and_continues_a_killed_attempt_to_the_same
     summary = evaluate(CONFIG, context)
     first = lines(out)
     assert [(r["policy"], r["seed"] - 1_000_000) for r in first] == [
-        *(("blm", i) for i in range(5)),
-        *(("random", i) for i in range(3)),
+        (policy, i) for policy in ("blm", "diffusion_policy", "random") for i in range(3)
     ]
     assert not any(record["error"] for record in first)
-    (ours, random) = json.loads((out / "summary.json").read_text())["cells"]
-    assert (ours["cell"], ours["policy"], ours["episodes"]) == ("panda/PushCube", "blm", 5)
+    written = json.loads((out / "summary.json").read_text())
+    (ours, baseline, random) = written["cells"]
+    assert (ours["cell"], ours["policy"], ours["episodes"]) == ("panda/PushCube", "blm", 3)
+    assert (baseline["policy"], baseline["episodes"], baseline["errors"]) == ("diffusion_policy", 3, 0)
+    assert [(row["cell"], row["policy"], row["pairs"]) for row in written["compared"]] == [
+        (cell, policy, 3) for policy in ("diffusion_policy", "random") for cell in ("panda/PushCube", "all")
+    ]
     assert ours["low"] <= ours["rate"] <= ours["high"]
     assert sum(ours["failures"].values()) == ours["episodes"] - ours["successes"]
     assert (random["policy"], random["episodes"]) == ("random", 3)
-    assert (summary["episodes"], summary["questions"], summary["errors"]) == (8, 6, 0)
+    assert (summary["episodes"], summary["questions"], summary["errors"]) == (9, 6, 0)
     assert summary["digital_accuracy"] == 1.0
     json.dumps(summary)
     videos = sorted(path.name for path in (out / "videos").iterdir())
@@ -77,15 +87,15 @@ def test_the_stage_writes_its_results_and_continues_a_killed_attempt_to_the_same
 
     # As a kill leaves it: a group in part, a torn line, an episode that ended in an error, videos missing.
     log = out / "episodes.jsonl"
-    written = [json.loads(line) for line in log.read_text().splitlines()]
-    kept = [r for r in written if (r["policy"], r["seed"]) != ("blm", 1_000_001)]
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    kept = [r for r in records if (r["policy"], r["seed"]) != ("blm", 1_000_001)]
     kept = [r | {"error": True} if (r["policy"], r["seed"]) == ("random", 1_000_002) else r for r in kept]
     log.write_text("".join(json.dumps(r) + "\n" for r in kept) + '{"cell":"panda/Pu')
     (out / "videos" / videos[0]).unlink()
     (out / "videos" / "panda-PushCube-seed9999999-success.mp4").write_bytes(b"of another choice")
     evaluate(CONFIG, context)
     assert lines(out) == first
-    assert len(log.read_text().splitlines()) == 8
+    assert len(log.read_text().splitlines()) == 9
     assert sorted(path.name for path in (out / "videos").iterdir()) == videos
 
     # Another number of actors, from the beginning: the same outcomes.
@@ -103,7 +113,8 @@ def test_a_model_that_does_not_fit_the_world_is_refused(
 
     def check(config: EvaluateConfig = CONFIG, **world: Any) -> None:
         cells = world.pop("cells", ("panda/PushCube",))
-        check_model(config, stage_context("evaluate", world=WorldConfig(cells=cells, **world)), folder)
+        context = stage_context("evaluate", world=WorldConfig(cells=cells, **world))
+        check_model(config, context, folder, context.world.parsed_cells())
 
     check()
     with pytest.raises(UserError, match="needs camera 'front'"):
@@ -115,7 +126,50 @@ def test_a_model_that_does_not_fit_the_world_is_refused(
     with pytest.raises(UserError, match="predicts chunks of 16"):
         check(replace(CONFIG, execute_steps=17))
     with pytest.raises(UserError, match="does not exist"):
-        check_model(CONFIG, stage_context("evaluate", world=WORLD), folder / "none")
+        check_model(CONFIG, stage_context("evaluate", world=WORLD), folder / "none", ())
+
+
+def test_each_cell_is_left_to_its_own_model_and_the_baseline_may_be_absent(
+    tmp_path: Path, stage_context: Callable[..., StageContext]
+) -> None:
+    cells = ("panda/PushCube", "xarm6/PushCube", "panda/PickCube")
+    robots = [
+        {"scope": robot, "folder": f"models/{robot}", "cells": [cell for cell in cells if cell.startswith(robot)]}
+        for robot in ("panda", "xarm6")
+    ]
+    stages = {name: tmp_path / name for name in ("stage2", "baseline")}
+    write_json(stages["stage2"] / "models.json", robots)
+    write_json(stages["baseline"] / "models.json", [])
+    context = stage_context("evaluate", inputs=stages, world=WorldConfig(cells=cells))
+
+    def who(**options: Any) -> list[tuple[str, str | None, tuple[str, ...], int]]:
+        config = EvaluateConfig(**{"episodes_per_cell": 5, "random_episodes_per_cell": 2} | options)
+        return [
+            (c.policy, c.folder and c.folder.name, tuple(cell.name for cell in c.cells), c.episodes)
+            for c in contestants(config, context)
+        ]
+
+    ours = [
+        ("blm", "panda", ("panda/PushCube", "panda/PickCube"), 5),
+        ("blm", "xarm6", ("xarm6/PushCube",), 5),
+    ]
+    random = ("random", None, cells, 2)
+    assert who() == [*ours, random]
+    assert who(episodes_per_cell=0) == [random]
+    write_json(stages["baseline"] / "models.json", ALL)
+    assert who() == [*ours, ("diffusion_policy", "model", cells, 5), random]
+    assert who(baseline=False, random_episodes_per_cell=0) == ours
+    write_json(stages["stage2"] / "models.json", robots[:1])
+    with pytest.raises(UserError, match="no model for xarm6/PushCube"):
+        who()
+
+
+def test_a_baseline_is_held_to_the_same_world(
+    inputs: dict[str, Path], stage_context: Callable[..., StageContext]
+) -> None:
+    context = stage_context("evaluate", world=WorldConfig(cells=WORLD.cells, image_px=64))
+    with pytest.raises(UserError, match="needs pictures of 112 px"):
+        check_model(CONFIG, context, inputs["baseline"] / "model", [parse_cell("panda/PushCube")])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, whole or with parts missing; its charts and the paper's tables."""
 
+import json
 import math
 import re
 import shutil
@@ -74,6 +75,10 @@ def test_a_whole_run_gives_every_part_on_one_self_contained_page(tmp_path: Path,
     assert "81 to 97" in page.words  # the interval
     assert "46 of 50" in page.words
     assert "2 % of 50" in page.words.replace("\u2009", " ")  # random actions
+    assert "64 %" in page.words.replace("\u2009", " ")  # Diffusion Policy
+    assert "50 to 76" in page.words
+    assert "1.2e-07" in page.words
+    assert "30 were done by this run's policy alone and 2 by Diffusion Policy alone" in page.words
     assert "86 %" in page.words.replace("\u2009", " ")  # the paper's PickCube
     assert "7B backbone, other demonstrations" in page.words
     assert "0.31 cm" in page.words
@@ -111,11 +116,40 @@ def test_videos_keep_to_the_budget_and_show_successes_and_failures(tmp_path: Pat
     assert "2 more in the evaluation's folder" in page.words
 
 
-def test_several_robots_get_a_matrix_with_averages(tmp_path: Path, stage_context: Context) -> None:
+def test_robots_and_tasks_get_a_table_with_averages_of_every_policy_and_the_papers(
+    tmp_path: Path, stage_context: Context
+) -> None:
     cells = ("panda/PushCube", "panda/PickCube", "xarm6/PushCube")
-    _, page = make(stage_context("report", inputs=report_inputs.make_inputs(tmp_path / "tiny", cells=cells)))
-    assert "By robot and task" in page.words
-    assert "92.0" in page.words
+    text, page = make(stage_context("report", inputs=report_inputs.make_inputs(tmp_path / "tiny", cells=cells)))
+    (table,) = re.findall(r"By robot and task</h3>(.*?)</table>", text, flags=re.S)
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]]
+    assert [row[0] for row in rows[::2]] == [
+        "this run",
+        "this run&#x27;s Diffusion Policy",
+        "random actions",
+        "paper: BLM1",
+        "paper: Diffusion Policy",
+        "paper: Diffusion Policy, one model a robot",
+        "paper: Diffusion Policy, one model a cell",
+    ]
+    averages = [re.sub("<.*?>", "", row[-1]) for row in rows]
+    assert averages[:6] == ["92.0", "92.0", "64.0", "64.0", "2.0", "2.0"]
+    assert rows[6][1:] == ["panda", "100", "86", "93"]  # the paper's PushCube and PickCube
+    assert rows[7][1:3] == ["xarm6", "100"]
+    assert "quiet" in rows[7][3]  # a cell that was not evaluated
+    assert page.faults == []
+
+
+def test_a_run_without_a_baseline_has_no_column_for_it(tmp_path: Path, stage_context: Context) -> None:
+    inputs = report_inputs.make_inputs(tmp_path / "tiny")
+    path = inputs["evaluate"] / "summary.json"
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["policy"] != "diffusion_policy"]
+    path.write_text(json.dumps({"cells": cells}))
+    _, page = make(stage_context("report", inputs=inputs))
+    assert "its interval" not in page.words
+    assert "scenes that both met" not in page.words
+    assert "this run's Diffusion Policy" not in page.words
+    assert "81 to 97" in page.words
 
 
 def test_what_comes_from_outside_is_escaped(tmp_path: Path, stage_context: Context) -> None:

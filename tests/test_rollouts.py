@@ -15,10 +15,11 @@ from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.ledger import Ledger
 from blm.pipelines.rollouts import KEY, _films, _run, run_rollouts
-from blm.pipelines.workspace import StageContext
+from blm.pipelines.workspace import StageContext, write_json
 
 PUSH = parse_cell("panda/PushCube")
 WORLD = WorldConfig(cells=(PUSH.name,))
+ALL = [{"scope": "all", "folder": "model", "cells": [PUSH.name]}]
 
 
 def result(seed: int, *, success: bool = True, error: bool = False) -> EpisodeResult:
@@ -77,10 +78,11 @@ def test_a_policy_that_answers_nonsense_throughout_ends_the_stage_with_the_reaso
     contract = read_contract(write_small_policy(tmp_path / "small", tiny_mllm))
     diverged = {k: torch.full_like(w, torch.nan) for k, w in contract.build_policy().state_dict().items()}
     write_checkpoint(tmp_path / "stage2" / "model", tiny_mllm, contract, diverged)
+    write_json(tmp_path / "stage2" / "models.json", ALL)
     context = stage_context("evaluate", inputs={"stage2": tmp_path / "stage2"}, world=WORLD)
     config = EvaluateConfig(episodes_per_cell=2, random_episodes_per_cell=0)
     with Ledger(context.out / "episodes.jsonl", KEY) as ledger:
-        with pytest.raises(UserError, match=r"none of 2 episodes could be run.*not finite"):
+        with pytest.raises(UserError, match=r"none of 2 episodes of blm could be run.*not finite"):
             run_rollouts(config, context, ledger)
         assert [record["failure"] for record in ledger.records] == [Failure.BAD_ACTION] * 2
     assert not (context.out / "rollouts").exists()
@@ -93,6 +95,7 @@ def test_a_checkpoint_that_lacks_its_weights_is_named_before_anything_runs(
     from small_policy import write_small_policy
 
     folder = write_small_policy(tmp_path / "stage2" / "model", tiny_mllm)
+    write_json(tmp_path / "stage2" / "models.json", ALL)
     context = stage_context("evaluate", inputs={"stage2": tmp_path / "stage2"}, world=WORLD)
     with Ledger(context.out / "episodes.jsonl", KEY) as ledger:
         (folder / "policy.safetensors").unlink()

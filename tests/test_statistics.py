@@ -1,9 +1,9 @@
-"""Wilson's interval against SciPy's, and the tables made from episodes."""
+"""Wilson's interval and McNemar's test against SciPy, and the tables made from episodes."""
 
 import pytest
 from scipy.stats import binomtest
 
-from blm.pipelines.statistics import success_row, summarise_episodes, wilson
+from blm.pipelines.statistics import comparison_rows, mcnemar, success_row, summarise_episodes, wilson
 
 
 def episode(cell: str, policy: str, seed: int, failure: str | None = None, steps: int = 20) -> dict[str, object]:
@@ -77,3 +77,42 @@ def test_episodes_are_summarised_by_cell_robot_task_and_over_all() -> None:
     assert [(r["task"], r["rate"]) for r in summary["tasks"] if r["policy"] == "blm"] == [("Push", 1.0), ("Pick", 0.0)]
     (ours, random) = summary["overall"]
     assert (ours["successes"], ours["episodes"], random["episodes"]) == (2, 3, 1)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (0, 1), (5, 0), (3, 7), (9, 9), (400, 300), (900, 0)])
+def test_mcnemar_equals_scipys_binomial_test_of_the_scenes_that_tell_apart(only_first: int, only_second: int) -> None:
+    outcomes = (
+        [(True, False)] * only_first + [(False, True)] * only_second + [(True, True)] * 20 + [(False, False)] * 10
+    )
+    first, second = ({("cell", i): pair[k] for i, pair in enumerate(outcomes)} for k in (0, 1))
+    found = mcnemar(first, second)
+    apart = only_first + only_second
+    expected = binomtest(only_first, apart).pvalue if apart else 1.0
+    assert (found["pairs"], found["only_first"], found["only_second"]) == (apart + 30, only_first, only_second)
+    assert found["p"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_leaves_out_scenes_that_only_one_of_them_met() -> None:
+    assert mcnemar({1: True, 2: False, 3: True}, {2: True, 3: True, 4: False}) == {
+        "pairs": 2,
+        "only_first": 0,
+        "only_second": 1,
+        "p": 1.0,
+    }
+
+
+def test_our_policy_is_compared_with_every_other_cell_by_cell_and_over_all() -> None:
+    results = [
+        *(episode("panda/Push", "blm", seed) for seed in range(6)),
+        *(episode("panda/Push", "diffusion_policy", seed, "not_moved") for seed in range(6)),
+        *(episode("panda/Pick", "blm", seed) for seed in range(2)),
+        *(episode("panda/Pick", "diffusion_policy", seed) for seed in range(1, 3)),
+    ]
+    rows = comparison_rows(results, "blm")
+    assert [(row["cell"], row["policy"], row["pairs"], row["only_first"]) for row in rows] == [
+        ("panda/Push", "diffusion_policy", 6, 6),
+        ("panda/Pick", "diffusion_policy", 1, 0),
+        ("all", "diffusion_policy", 7, 6),
+    ]
+    assert rows[0]["p"] == rows[2]["p"] == 2 / 2**6
+    assert comparison_rows(results, "another") == []

@@ -1,0 +1,70 @@
+"""How good the baseline's averaged weights are on episodes that training never sees."""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from blm.model.diffusion_network import DiffusionBatch, DiffusionNetwork
+from blm.pipelines.baseline_data import Data, draws_of, on_device
+from blm.pipelines.policy_training.weights import Weights
+
+HELD_OUT_BATCH = 64
+MOST_HELD_OUT = 512
+"""Of more held-out windows, as many evenly spaced ones."""
+
+
+@torch.no_grad()
+def held_out(weights: Weights, network: DiffusionNetwork, data: Data, device: torch.device) -> dict[str, float]:
+    """`val_loss`, and `val_action`: how far sampled actions are from the demonstrated ones on average, in normalised
+    units. Of the averaged weights, on episodes that training never sees, with the same noise every time.
+    """
+    rows = data.index.validation_rows
+    if len(rows) == 0:  # too few demonstrations to keep one back
+        rows = data.index.train_rows[:HELD_OUT_BATCH]
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_HELD_OUT)).astype(np.int64)]
+    draws = draws_of(data, seed=0, step=0, batch=len(rows), draws=1)
+    places = np.arange(len(rows))
+    if len(rows) >= dist.get_world_size():  # of fewer rows every worker takes all, which gives the same means
+        places = places[dist.get_rank() :: dist.get_world_size()]
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    weights.swap_average()
+    network.eval()
+    for first in range(0, len(places), HELD_OUT_BATCH):
+        part = places[first : first + HELD_OUT_BATCH]
+        batch = on_device(data.feed.batch(rows[part], part), device)
+        error, count = network(batch, draws)
+        sums += torch.stack([error.double(), count.double(), *_distance(network, batch, draws.noise)])
+    network.train()
+    weights.swap_average()
+    error, count, away, numbers = over_workers(sums).tolist()
+    return {"val_loss": round(error / count, 5), "val_action": round(away / numbers, 5)}
+
+
+def _distance(network: DiffusionNetwork, batch: DiffusionBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the distances of sampled actions from the true ones, and how many there are; robot by robot."""
+    away, numbers = (torch.zeros((), dtype=torch.float64, device=batch.pictures.device) for _ in range(2))
+    first = 0
+    for group in batch.groups:
+        rows = slice(first, first + len(group.state))
+        first += len(group.state)
+        alone = DiffusionBatch(
+            groups=[group],
+            pictures=batch.pictures[rows],
+            instructions=batch.instructions[rows],
+            place=batch.place[rows],
+        )
+        start = noise[alone.place, 0, :, : group.actions.shape[-1]].to(group.actions.device)
+        sampled = network.sample(alone, start, network.config.sample_timesteps)
+        real = (~group.is_pad).unsqueeze(-1)
+        away = away + ((sampled - group.actions).abs() * real).sum().double()
+        numbers = numbers + real.sum() * group.actions.shape[-1]
+    return away, numbers
+
+
+def over_workers(values: Tensor) -> Tensor:
+    """Their sum over all workers."""
+    values = values.clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
