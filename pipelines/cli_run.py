@@ -16,7 +16,22 @@ from blm.pipelines.stages import STAGES, find_stage
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm run` and, the last group left out, of each stage."""
+    add_run_arguments(parser)
     stage = parser.prog.split()[-1]
+    if stage == "run":
+        names = " ".join(s.name for s in STAGES)
+        parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+        parser.add_argument("--from", metavar="STAGE", dest="redo_from", help="make this stage and all later ones anew")
+        parser.epilog = f"stages: {names}"
+    else:
+        if stage == "collect":
+            parser.add_argument("--episodes", type=int, metavar="N", help="short for --set collect.episodes_per_cell=N")
+        inputs = next(s.inputs for s in STAGES if s.name == stage)
+        parser.epilog = f"needs finished: {' '.join(inputs) or 'nothing'}\n\noptions for --set:\n{options_of(stage)}"
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs stages needs: which configuration, which folder, which cluster."""
     parser.add_argument(
         "--preset", default="tiny", metavar="NAME", help="a shipped preset or a YAML file (default: tiny)"
     )
@@ -40,16 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-code", action="store_true", help="keep finished and half-finished work that other code made"
     )
-    if stage == "run":
-        names = " ".join(s.name for s in STAGES)
-        parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
-        parser.add_argument("--from", metavar="STAGE", dest="redo_from", help="make this stage and all later ones anew")
-        parser.epilog = f"stages: {names}"
-    else:
-        if stage == "collect":
-            parser.add_argument("--episodes", type=int, metavar="N", help="short for --set collect.episodes_per_cell=N")
-        inputs = next(s.inputs for s in STAGES if s.name == stage)
-        parser.epilog = f"needs finished: {' '.join(inputs) or 'nothing'}\n\noptions for --set:\n{options_of(stage)}"
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:

@@ -35,7 +35,8 @@ class Stage1Config:
     vision_batch: int = 48
     """Rows a step of the warm-up."""
     steps: int = 700
-    """Optimiser steps on conversations."""
+    """Optimiser steps on conversations. With 0, and without a warm-up, the backbone is kept as it was initialised or
+    published: what Stage I brings is measured against that."""
     batch: int = 32
     """Conversations a step, over all workers."""
     mixture: tuple[MixtureEntry, ...] = ()
@@ -86,11 +87,11 @@ class Stage1Config:
     """Seconds between training checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "vision_batch", "max_length", "eval_rows", "micro_tokens"):
+        for name in ("batch", "vision_batch", "max_length", "eval_rows", "micro_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"stage1.{name} is {getattr(self, name)}; give 1 or more")
         rates = ("vision_rate", "merger_rate", "language_rate")
-        for name in ("vision_steps", "warmup", "max_skipped", "cache_gb", *rates):
+        for name in ("steps", "vision_steps", "warmup", "max_skipped", "cache_gb", *rates):
             if getattr(self, name) < 0:
                 raise UserError(f"stage1.{name} is {getattr(self, name)}; give 0 or more")
         if self.learning_rate <= 0 or self.clip_norm <= 0:
@@ -132,7 +133,9 @@ def stage1(config: Stage1Config, context: StageContext) -> dict[str, Any]:
 
     out, corpora = context.out, context.inputs["corpora"]
     start = _starting_point(config, context, corpora)
-    if config.backbone != "tiny" and config.learning_rate > HIGH_RATE and config.lora.rank == 0:
+    if config.steps == 0:
+        context.progress("no conversations are trained on (stage1.steps is 0)")
+    elif config.backbone != "tiny" and config.learning_rate > HIGH_RATE and config.lora.rank == 0:
         context.progress(
             f"note: stage1.learning_rate {config.learning_rate:g} is for models made from scratch; published ones are"
             " usually fine-tuned at about 1e-5, and forget at more"
@@ -168,7 +171,7 @@ def stage1(config: Stage1Config, context: StageContext) -> dict[str, Any]:
     accuracy = metrics["accuracy"]
     return {
         "parameters": metrics["parameters"],
-        "final_loss": metrics["curve"][-1]["loss"],
+        "final_loss": metrics["curve"][-1]["loss"] if config.steps else None,
         "accuracy_before": accuracy["before"]["all"],
         "accuracy_after": accuracy["after"]["all"],
         "samples_per_s": metrics["samples_per_s"],

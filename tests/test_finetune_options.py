@@ -153,6 +153,16 @@ def test_half_precision_weights_are_saved_in_half_precision(tiny_mllm, tmp_path)
     assert {tensor.dtype for tensor in weights(tmp_path / "out/model").values()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("options", [{}, {"lora": LoraConfig(rank=4), "ema": 0.9}, {"backbone": "tiny"}])
+def test_without_steps_the_backbone_is_measured_and_saved_as_it_is(tiny_mllm, tmp_path, options):
+    run(published(tiny_mllm, tmp_path, **options, steps=0))
+    assert not changed(weights(tiny_mllm), weights(tmp_path / "out/model"))
+    record = metrics(tmp_path)
+    assert record["curve"] == []
+    assert record["accuracy"]["before"] == record["accuracy"]["after"]
+    assert record["heldout"]["picture"]["hidden"] is not None
+
+
 def test_a_source_outside_the_mixture_is_not_trained_on(tiny_mllm, tmp_path):
     run(published(tiny_mllm, tmp_path, mixture=(MixtureEntry(source="language", epochs=1.0),)))
     mix = metrics(tmp_path)["mixture"]

@@ -92,7 +92,8 @@ def run(config: dict[str, Any], device: torch.device) -> None:
     training.ahead.close()
     if average is not None:
         _take_over(model, average)
-    measured = results(progress["before"], ask(), ask(hide=True))
+    trained = any(phase.steps for phase in phases(stage))
+    measured = results(progress["before"], ask() if trained else progress["before"], ask(hide=True))
     network.save(model, out / "model")
     if training.rank == 0:
         write_json(out / "metrics.json", metrics(stage, config["seed"], model, training.rows, progress) | measured)
@@ -104,6 +105,8 @@ def _run_phase(training: _Training, phase: Phase, checkpoint: Path | None) -> di
     if they are asked for.
     """
     config, model, progress = training.config, training.model, training.progress
+    if phase.steps == 0:
+        return None
     optimizers = _optimizers(training, phase)
     average = None
     if config.ema > 0 and not phase.vision_only:
@@ -160,7 +163,7 @@ def _optimizers(training: _Training, phase: Phase) -> ScheduledOptimizers:
         kind=config.optimizer,
         rates=training.model.rates(),
     )
-    return ScheduledOptimizers(parts, steps=max(phase.steps, 1), warmup=config.warmup, floor=FLOOR)
+    return ScheduledOptimizers(parts, steps=phase.steps, warmup=config.warmup, floor=FLOOR)
 
 
 def _flops(training: _Training, batches: StepBatches, phase: Phase) -> float:
