@@ -38,6 +38,14 @@ def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def learned_mllm(tiny_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_mllm` after a few steps: it answers every question of `small_corpus`, by looking."""
+    from small_corpus import write_learned_model
+
+    return write_learned_model(tmp_path_factory.mktemp("learned_mllm") / "model", tiny_mllm)
+
+
 @pytest.fixture
 def stage_context(tmp_path: Path) -> Callable[..., StageContext]:
     """`stage_context("render", inputs={...})`: a context with a fresh folder and a tracker that keeps nothing."""

@@ -13,8 +13,7 @@ from small_episodes import demonstrated
 
 from blm.actors.composer import OBJECT_BOX_M, TOOL_BOX_M, ComposeConfig, compose
 from blm.actors.renderer import Renderer, paint_object
-from blm.actors.sim.env import CellEnv
-from blm.actors.sim.episode import Episode, write_episodes
+from blm.actors.sim.episode import write_episodes
 from blm.actors.sim.world import WorldConfig, parse_cell, seed_range
 from blm.model.errors import UserError
 from blm.model.prompts import IMAGE_PLACEHOLDER, loc_value_m, policy_messages
@@ -34,36 +33,20 @@ from blm.pipelines.workspace import ResourceConfig, StageContext
 pytestmark = pytest.mark.sim
 
 WORLD = WorldConfig(cells=("panda/PushCube", "panda/PickCube"), cameras=("front", "side"), image_px=56)
-CONFIG = CorporaConfig(scenes=60, test_scenes=20, scenes_per_file=16, recolor_share=0.3)
+CONFIG = CorporaConfig(scenes=60, test_scenes=20, scenes_per_file=16, recolor_share=0.3, episode_questions=12)
 
 
-def record(cell_name: str, seed: int, n_steps: int = 12) -> Episode:
-    """A real episode of an arm that sinks."""
-    cell = parse_cell(cell_name)
-    env = CellEnv(cell)
-    env.reset(seed)
-    states, proprio, positions, actions = [env.state()], [env.proprio()], [env.object_positions()], []
-    for _ in range(n_steps):
-        action = env.proprio() + np.array([0, 0.03, 0, 0, 0, 0, 0, 0], dtype=np.float32)
-        env.step(action)
-        actions.append(action)
-        states.append(env.state())
-        proprio.append(env.proprio())
-        positions.append(env.object_positions())
-    return Episode(
-        robot=cell.robot, task=cell.task, seed=seed, geometry="lite", instruction=cell.task_data.instructions[0],
-        control_hz=20, states=np.stack(states), proprio=np.stack(proprio), actions=np.stack(actions),
-        object_positions=np.stack(positions), success=False,
-    )  # fmt: skip
+SEEDS = (0, 1, 2, 9, 19)
 
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory) -> Path:
-    """Demonstrations of both cells; seeds 9 and 19 are lent to the test split, the others to training."""
+    """Real demonstrations of both cells, in two files each; seeds 9 and 19 are for testing."""
     folder = tmp_path_factory.mktemp("collect")
     for cell in WORLD.cells:
-        episodes = [record(cell, seed) for seed in (3, 9, 14, 19)]
-        write_episodes(folder / f"episodes/{parse_cell(cell).slug}/seeds-000000-000020.parquet", episodes)
+        for seeds in (SEEDS[:2], SEEDS[2:]):
+            path = folder / f"episodes/{parse_cell(cell).slug}/seeds-{seeds[0]:07d}-{seeds[-1]:07d}.parquet"
+            write_episodes(path, [demonstrated(cell, seed) for seed in seeds])
     return folder
 
 
@@ -74,9 +57,12 @@ def make_context(out: Path, inputs: dict[str, Path], actors: int = 2) -> StageCo
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, collected, ray_cluster) -> tuple[Path, dict]:
+def made(tmp_path_factory, collected, ray_cluster) -> tuple[Path, dict, str]:
+    """The corpus with questions about episodes, its summary and what was printed."""
     out = tmp_path_factory.mktemp("corpora")
-    return out, corpora(CONFIG, make_context(out, {"collect": collected}))
+    with redirect_stdout(StringIO()) as printed:
+        summary = corpora(CONFIG, make_context(out, {"collect": collected}))
+    return out, summary, printed.getvalue()
 
 
 def rows_of(folder: Path, source: str) -> list[ChatRow]:
@@ -90,7 +76,7 @@ def folder_hash(folder: Path) -> str:
 
 @pytest.mark.ray
 def test_stage_leaves_two_folders_of_conversations_and_counts_them(made):
-    out, summary = made
+    out, summary, _ = made
     assert sorted(path.name for path in out.iterdir()) == ["test", "train"]
     train, test = list(iterate_chat(out / "train")), list(iterate_chat(out / "test"))
     assert summary["train"]["rows"] == len(train)
@@ -144,19 +130,24 @@ def test_test_scenes_and_training_scenes_share_neither_seeds_nor_pictures_nor_he
 
 
 @pytest.mark.ray
-def test_a_killed_stage_goes_on_and_ends_with_the_same_files(made, collected, tmp_path, capsys):
+def test_a_killed_stage_goes_on_and_ends_with_the_same_files_whatever_its_workers(made, collected, tmp_path, capsys):
     # What a kill leaves behind: some parts, here made by one worker without Ray, and conversations half written.
-    context = make_context(tmp_path, {"collect": collected})
-    worker = SceneWorker(CONFIG, WORLD, seed=0)
-    items = scene_items(CONFIG, context, tmp_path / "parts")
-    for item in items[1:]:
-        worker(item)
+    context = make_context(tmp_path, {"collect": collected}, actors=1)
+    scenes, clips = scene_items(CONFIG, context, tmp_path / "parts"), clip_items(context, sources_of(collected))
+    scene_worker, episode_worker = SceneWorker(CONFIG, WORLD, seed=0), EpisodeWorker(CONFIG, WORLD, seed=0)
+    for item in scenes[1:]:
+        scene_worker(item)
+    for item in clips[::-2]:
+        episode_worker(item)
     (tmp_path / "train").mkdir()
     (tmp_path / "train/simulator-panda-Other-0000.parquet").write_bytes(b"stale")
-    summary = corpora(CONFIG, context)
-    assert f"{len(items) - 1} of {len(items)} parts were rendered before" in capsys.readouterr().out
-    assert summary == made[1]
+    assert corpora(CONFIG, context) == made[1]
+    assert f"{len(scenes) - 1} of {len(scenes)} parts were rendered before" in capsys.readouterr().out
     assert folder_hash(tmp_path) == folder_hash(made[0])
+
+
+def sources_of(collected: Path) -> dict[str, list[Path]]:
+    return {cell: sorted((collected / "episodes" / parse_cell(cell).slug).glob("*")) for cell in WORLD.cells}
 
 
 def test_scenes_are_the_same_in_any_order_and_company(tmp_path):
@@ -205,33 +196,10 @@ def test_painting_changes_the_object_and_can_be_undone():
 
 # ----------------------------------------------------------------------------------------------------------- episodes
 
-ASKED = CorporaConfig(scenes=24, test_scenes=8, scenes_per_file=8, episode_questions=12)
-SEEDS = (0, 1, 2, 9)
-
-
-@pytest.fixture(scope="module")
-def demonstrations(tmp_path_factory) -> Path:
-    """Real demonstrations of both cells, in two files each; seed 9 is for testing."""
-    folder = tmp_path_factory.mktemp("demonstrations")
-    for cell in WORLD.cells:
-        for seeds in (SEEDS[:2], SEEDS[2:]):
-            path = folder / f"episodes/{parse_cell(cell).slug}/seeds-{seeds[0]:07d}-{seeds[-1]:07d}.parquet"
-            write_episodes(path, [demonstrated(cell, seed) for seed in seeds])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory, demonstrations, ray_cluster) -> tuple[Path, dict, str]:
-    """The corpus with questions about episodes, its summary and what was printed."""
-    out = tmp_path_factory.mktemp("asked")
-    with redirect_stdout(StringIO()) as printed:
-        summary = corpora(ASKED, make_context(out, {"collect": demonstrations}))
-    return out, summary, printed.getvalue()
-
 
 @pytest.mark.ray
-def test_episodes_are_asked_about_in_every_category_and_counted(asked):
-    out, summary, printed = asked
+def test_episodes_are_asked_about_in_every_category_and_counted(made):
+    out, summary, printed = made
     train = summary["episodes"]["train"]
     assert set(SHAREROBOT) <= set(train)
     assert {"spatial_relation", "counting", "localisation", "localisation_point", "localisation_box"} <= set(train)
@@ -251,13 +219,13 @@ def test_episodes_are_asked_about_in_every_category_and_counted(asked):
 
 
 @pytest.mark.ray
-def test_no_arrangement_picture_or_question_is_in_both_splits_or_twice(asked):
-    train, test = (list(iterate_chat(asked[0] / split)) for split in ("train", "test"))
+def test_no_arrangement_picture_or_question_is_in_both_splits_or_twice(made):
+    train, test = (list(iterate_chat(made[0] / split)) for split in ("train", "test"))
     shown = [
         {(row.meta["task"], row.meta["seed"]) for row in rows if row.source != "language"} for rows in (train, test)
     ]
     assert not shown[0] & shown[1]
-    assert {row.meta["seed"] for row in test if row.source == "episodes"} == {9}
+    assert {row.meta["seed"] for row in test if row.source == "episodes"} == {9, 19}
     of_train = [row.images for row in train if row.images]
     assert len(set(of_train)) == len(of_train)
     of_test = [row.images for row in test if row.source == "episodes"]
@@ -266,24 +234,9 @@ def test_no_arrangement_picture_or_question_is_in_both_splits_or_twice(asked):
     assert len({row.id for row in train + test}) == len(train) + len(test)
 
 
-@pytest.mark.ray
-def test_questions_about_episodes_do_not_depend_on_the_workers(asked, demonstrations, tmp_path):
-    # Half of the parts are left by a killed attempt that had a single worker.
-    context = make_context(tmp_path, {"collect": demonstrations}, actors=1)
-    sources = {cell: sorted((demonstrations / "episodes" / parse_cell(cell).slug).glob("*")) for cell in WORLD.cells}
-    worker = EpisodeWorker(ASKED, WORLD, seed=0)
-    for item in clip_items(context, sources)[::-2]:
-        worker(item)
-    assert corpora(ASKED, context) == asked[1]
-    assert folder_hash(tmp_path) == folder_hash(asked[0])
-
-
-@pytest.mark.ray
-def test_episodes_are_asked_about_only_on_request_and_only_if_there_are_any(made, tmp_path):
-    assert not rows_of(made[0] / "train", "episodes")
-    assert "episodes" not in made[1]
+def test_episodes_cannot_be_asked_about_without_any(tmp_path):
     with pytest.raises(UserError, match=r"corpora\.episode_questions is 12, but there are no demonstrations"):
-        corpora(ASKED, make_context(tmp_path, {}))
+        corpora(CONFIG, make_context(tmp_path, {}))
 
 
 def test_nobody_is_asked_for_the_color_of_what_the_arm_hides(tmp_path):

@@ -31,6 +31,7 @@ def test_sources_alone_make_a_corpus(source, stage_context, ray_cluster, capsys)
     assert summary["test"]["questions_by_category"] == {"fields": report["kept"]["test"]}
     assert report["kept"]["test"] > 3
     assert summary["scenes_kept"] == {"test": 0, "train": 0}
+    assert "episodes" not in summary, "nobody asked about episodes"
     printed = capsys.readouterr().out
     assert "[corpora] board: llava (" in printed
     assert f"conversations by source: board {report['kept']['train']} (100%)" in printed

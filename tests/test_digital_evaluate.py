@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from small_benchmarks import write_all, write_cosmos, write_file
-from small_corpus import write_corpus, write_learned_model
+from small_corpus import write_corpus
 from small_families import write_family
 from small_judge import small_judge
 
@@ -38,12 +38,6 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_all(tmp_path_factory.mktemp("benchmarks"))
-
-
-@pytest.fixture(scope="module")
-def learned(tiny_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says words, right or wrong; an untrained one says nothing that can be read."""
-    return write_learned_model(tmp_path_factory.mktemp("learned") / "model", tiny_mllm)
 
 
 # ------------------------------------------------------------------------------------------------------------- engine
@@ -101,8 +95,8 @@ def test_a_picture_that_cannot_be_shown_is_an_error_of_its_question_alone(tmp_pa
     assert (records[1]["said"], records[1]["error"], len(parrot.asks)) == ("A", "", 1)
 
 
-def test_transformers_answers_pictures_and_clips_the_same_in_any_company(learned: Path, tmp_path: Path) -> None:
-    engine = build_engine(config(learned), max_images=3, max_videos=1)
+def test_transformers_answers_pictures_and_clips_the_same_in_any_company(learned_mllm: Path, tmp_path: Path) -> None:
+    engine = build_engine(config(learned_mllm), max_images=3, max_videos=1)
     asks = small_asks(tmp_path)
     together = engine.answer(asks)
     assert together == [engine.answer([ask])[0] for ask in asks]
@@ -147,7 +141,7 @@ def small_asks(folder: Path) -> list[Ask]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_vllm_in_an_actor_is_shown_and_says_what_transformers_does(
-    ray_cluster: None, learned: Path, benchmarks: Path, tmp_path: Path
+    ray_cluster: None, learned_mllm: Path, benchmarks: Path, tmp_path: Path
 ) -> None:
     items = [item for name in ("robovqa", "robofail", "egothink", "sharerobot") for item in some(name, benchmarks)]
     items += some("simulator", write_corpus(tmp_path / "corpora"))
@@ -157,8 +151,10 @@ def test_vllm_in_an_actor_is_shown_and_says_what_transformers_does(
         "reading": Reading(parser="robust", reasoning=False),
         "progress": print,
     }
-    by_vllm = generate([*items, long], engine=config(learned, "vllm"), path=tmp_path / "vllm.jsonl", **common)
-    by_transformers = generate([*items, long], engine=config(learned), path=tmp_path / "transformers.jsonl", **common)
+    by_vllm = generate([*items, long], engine=config(learned_mllm, "vllm"), path=tmp_path / "vllm.jsonl", **common)
+    by_transformers = generate(
+        [*items, long], engine=config(learned_mllm), path=tmp_path / "transformers.jsonl", **common
+    )
     for item in items:
         one, other = (
             {name: r[name] for name in ("said", "finished")} for r in (by_vllm[item.key], by_transformers[item.key])
@@ -180,7 +176,7 @@ def some(name: str, root: Path) -> list[Item]:
 @pytest.mark.slow
 def test_all_six_are_asked_judged_and_tabled(
     ray_cluster: None,
-    learned: Path,
+    learned_mllm: Path,
     tiny_mllm: Path,
     benchmarks: Path,
     tmp_path: Path,
@@ -188,7 +184,7 @@ def test_all_six_are_asked_judged_and_tabled(
 ) -> None:
     out = tmp_path / "out"
     with small_judge() as server:
-        words = ["--model", learned, "--benchmarks", benchmarks, "--out", out, "--label", "tiny"]
+        words = ["--model", learned_mllm, "--benchmarks", benchmarks, "--out", out, "--label", "tiny"]
         judged = ["--judge-url", server.url, "--judge-model", "small-judge"]
         assert main("evaluate digital", arguments(*words, *judged)) == 0
         row = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -230,12 +226,21 @@ def test_all_six_are_asked_judged_and_tabled(
 
 @pytest.mark.ray
 def test_our_own_questions_and_missing_media_are_scored_honestly(
-    ray_cluster: None, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, learned_mllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpora = write_corpus(tmp_path / "corpora")
     folder = write_cosmos(tmp_path / "cosmos", "robovqa")
     (folder / "clips" / "a.mp4").unlink()
-    words = ["--model", learned, "--benchmarks", tmp_path / "cosmos", "--corpora", corpora, "--out", tmp_path / "out"]
+    words = [
+        "--model",
+        learned_mllm,
+        "--benchmarks",
+        tmp_path / "cosmos",
+        "--corpora",
+        corpora,
+        "--out",
+        tmp_path / "out",
+    ]
     words += ["--only", "robovqa,simulator,language"]
     with pytest.raises(UserError, match=r"robovqa: media of 1 of 3 questions are missing, as clips/a\.mp4"):
         evaluate(settings_of(arguments(*words)))

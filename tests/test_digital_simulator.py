@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_corpus import rows, write_corpus, write_learned_model
+from small_corpus import rows, write_corpus
 
 from blm.model.errors import UserError
 from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
@@ -19,11 +19,6 @@ from blm.pipelines.digital.simulator import DigitalConfig, evaluate_digital
 from blm.pipelines.workspace import StageContext, write_json
 
 
-@pytest.fixture(scope="module")
-def learned(tiny_mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_learned_model(tmp_path_factory.mktemp("learned") / "model", tiny_mllm)
-
-
 def worker(model: Path) -> AnswerWorker:
     return AnswerWorker(model=str(model), device="cpu", dtype="float32", max_new_tokens=8)
 
@@ -31,18 +26,18 @@ def worker(model: Path) -> AnswerWorker:
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
-def test_a_model_that_learned_its_corpus_answers_it_right_by_looking(learned: Path) -> None:
+def test_a_model_that_learned_its_corpus_answers_it_right_by_looking(learned_mllm: Path) -> None:
     asked = rows("test", 4)
-    answers = worker(learned).answer(asked)
+    answers = worker(learned_mllm).answer(asked)
     assert answers == [row.messages[-1]["text"] for row in asked]
-    blind = worker(learned).answer([row for row in asked if row.images], blank=True)
+    blind = worker(learned_mllm).answer([row for row in asked if row.images], blank=True)
     assert set(blind[:4]) <= {"yes", "no"}
     assert len(set(blind[:4])) == 1  # without the picture white and black get the same answer
 
 
-def test_answers_do_not_depend_on_what_else_is_in_the_batch(learned: Path) -> None:
+def test_answers_do_not_depend_on_what_else_is_in_the_batch(learned_mllm: Path) -> None:
     asked = rows("test", 2)
-    model = worker(learned)
+    model = worker(learned_mllm)
     assert model.answer(asked) == [model.answer([row])[0] for row in asked]
 
 
@@ -142,12 +137,12 @@ def test_habits_are_counted_turn_by_turn(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_the_digital_part_asks_scores_and_goes_on_where_it_was(
-    ray_cluster: None, learned: Path, tmp_path: Path, stage_context: Callable[..., StageContext]
+    ray_cluster: None, learned_mllm: Path, tmp_path: Path, stage_context: Callable[..., StageContext]
 ) -> None:
     corpus = write_corpus(tmp_path / "corpora")
     stage1 = tmp_path / "stage1"
     stage1.mkdir()
-    (stage1 / "model").symlink_to(learned)
+    (stage1 / "model").symlink_to(learned_mllm)
     write_json(stage1 / "metrics.json", {"accuracy": {"before": {"white": 0.25}}})
     context = stage_context("evaluate", inputs={"corpora": corpus, "stage1": stage1})
     config = DigitalConfig(batch=4, max_new_tokens=8)

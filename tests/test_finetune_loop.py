@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,14 @@ def process_group(tmp_path):
     dist.destroy_process_group()
 
 
+def rarely_saved(config: dict[str, Any]) -> dict[str, Any]:
+    """The same training with a checkpoint at its end alone."""
+    return config | {"stage": replace(config["stage"], checkpoint_every_s=1e9)}
+
+
 def test_it_learns_what_the_picture_shows_and_resumes_bitwise(process_group, tiny_mllm, tmp_path):
     config = loop_config(tiny_mllm, tmp_path)
-    run(config)
+    run(rarely_saved(config))
     undisturbed = json.loads((tmp_path / "out/metrics.json").read_text())
     assert undisturbed["accuracy"]["before"]["all"] < 0.2
     assert undisturbed["accuracy"]["after"]["all"] > 0.9
@@ -52,15 +59,15 @@ def test_other_workers_go_on_with_the_same_rows(process_group, tiny_mllm, tmp_pa
         "backbone": str(tiny_mllm),
         "optimizer": "adamw",
         "precision": "float32",
-        "steps": 60,
+        "steps": 30,
         "micro_tokens": 512,
         "ema": 0.9,
     }
     config = loop_config(tiny_mllm, tmp_path, **options)
-    run(config)
+    run(rarely_saved(config))
     other = config | {"out": str(tmp_path / "other")}
-    on_workers(run_and_die, 2, other | {"stage": replace(config["stage"], parallel="fsdp")}, 35)
-    assert [path.name for path in (tmp_path / "other/train").iterdir()] == ["000035"]
+    on_workers(run_and_die, 2, other | {"stage": replace(config["stage"], parallel="fsdp")}, 18)
+    assert [path.name for path in (tmp_path / "other/train").iterdir()] == ["000018"]
     run(other)
     for ours, theirs in zip(learned(tmp_path / "other"), learned(tmp_path / "out"), strict=True):
         assert ours == pytest.approx(theirs, abs=2e-3, rel=2e-2)
@@ -69,16 +76,19 @@ def test_other_workers_go_on_with_the_same_rows(process_group, tiny_mllm, tmp_pa
         torch.testing.assert_close(second[name], tensor, atol=2e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_sharded_workers_without_pictures_or_without_rows_keep_up(process_group, tiny_mllm, tmp_path, batch):
+def test_sharded_workers_without_pictures_or_without_rows_keep_up(process_group, tiny_mllm, tmp_path):
     """With one or two conversations a step, one of two workers often has only talk, or nothing at all."""
     options = {"backbone": str(tiny_mllm), "optimizer": "adamw", "precision": "float32", "steps": 10}
-    config = loop_config(tiny_mllm, tmp_path, batch=batch, **options)
-    run(config)
-    sharded = config | {"out": str(tmp_path / "sharded"), "stage": replace(config["stage"], parallel="fsdp")}
-    on_workers(run, 2, sharded)
-    for ours, theirs in zip(learned(tmp_path / "sharded"), learned(tmp_path / "out"), strict=True):
-        assert ours[:5] == pytest.approx(theirs[:5], abs=2e-3, rel=2e-2)
+    whole = [rarely_saved(loop_config(tiny_mllm, tmp_path / str(n), batch=n, **options)) for n in (1, 2)]
+    run(*whole)
+    sharded = [
+        config | {"out": f"{config['out']}-sharded", "stage": replace(config["stage"], parallel="fsdp")}
+        for config in whole
+    ]
+    on_workers(run, 2, *sharded)
+    for mine, same in zip(sharded, whole, strict=True):
+        for ours, theirs in zip(learned(Path(mine["out"])), learned(Path(same["out"])), strict=True):
+            assert ours[:5] == pytest.approx(theirs[:5], abs=2e-3, rel=2e-2)
 
 
 def test_row_order_visits_every_row_once_an_epoch_and_depends_on_nothing_but_its_place():

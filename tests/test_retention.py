@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_corpus import rows, write_corpus, write_learned_model
+from small_corpus import rows, write_corpus
 from small_families import write_family
 
 from blm.model.backbone import load_backbone
@@ -23,11 +23,6 @@ from blm.pipelines.retention_sources import GENERAL, file_passages, general_pass
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory, tiny_mllm) -> Path:
-    return write_learned_model(tmp_path_factory.mktemp("learned") / "model", tiny_mllm)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +62,9 @@ def test_windows_score_every_token_once_with_context_before_it(encoder):
         assert (window.row.labels[:32] == IGNORE_INDEX).all()
 
 
-def test_a_learned_corpus_is_read_with_less_surprise(corpus, learned, tiny_mllm):
+def test_a_learned_corpus_is_read_with_less_surprise(corpus, learned_mllm, tiny_mllm):
     before = measure_retention(tiny_mllm, corpus, device="cpu", dtype="float32")
-    after = measure_retention(str(learned), corpus, device="cpu", dtype="float32")
+    after = measure_retention(str(learned_mllm), corpus, device="cpu", dtype="float32")
     assert (before["n"], before["accuracy"]) == (8, 0.0)  # rows with pictures are not language
     assert (after["n"], after["accuracy"], after["high"]) == (8, 1.0, 1.0)
     assert 0.6 < after["low"] < 0.7

@@ -19,10 +19,22 @@ import small_pipeline
 SCRIPT = small_pipeline.__file__
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with nothing in it: to make one takes longer than a run of these stages."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    assert MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("small") is None
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the stages' modules."""
+def folder(tmp_path: Path, empty_store: Path) -> Path:
+    """A folder with the stages' modules, and with a store."""
     small_pipeline.make_stages(tmp_path)
+    (tmp_path / "runs/small").mkdir(parents=True)
+    shutil.copy(empty_store, tmp_path / "runs/small/mlflow.db")
     return tmp_path
 
 
@@ -44,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture
 def finished_copy(finished: Finished, folder: Path) -> Path:
     assert finished.result.returncode == 0, finished.result.stderr
-    shutil.copytree(finished.folder / "runs", folder / "runs")
+    shutil.copytree(finished.folder / "runs", folder / "runs", dirs_exist_ok=True)
     return folder
 
 

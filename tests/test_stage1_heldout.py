@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_corpus import rows, write_corpus, write_learned_model
+from small_corpus import rows, write_corpus
 from small_rows import SmallRows, load_scorer
 from small_workers import on_workers
 
@@ -23,11 +23,6 @@ from blm.pipelines.finetune.results import results, table
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory, tiny_mllm) -> Path:
-    return write_learned_model(tmp_path_factory.mktemp("learned") / "model", tiny_mllm)
 
 
 class Numbered:
@@ -143,11 +138,11 @@ def test_grey_takes_the_pictures_and_nothing_else(tiny_mllm):
     assert other.media.inputs["image_grid_thw"] is grid
 
 
-def test_a_model_that_has_learned_to_look_is_told_from_one_that_guesses(corpus, learned, tiny_mllm):
+def test_a_model_that_has_learned_to_look_is_told_from_one_that_guesses(corpus, learned_mllm, tiny_mllm):
     questions = choose_questions(corpus, 0)
     store = SmallRows(list(iterate_chat(corpus / "test")), ChatEncoder.load(tiny_mllm))
     before = measure(questions, store, load_scorer(tiny_mllm))
-    score = load_scorer(learned)
+    score = load_scorer(learned_mllm)
     after = measure(questions, store, score)
     hidden = measure(questions, store, score, hide=with_grey)
     assert hidden.keys() == {"white", "place"}  # nothing can be hidden from what shows nothing
@@ -165,10 +160,10 @@ def test_a_model_that_has_learned_to_look_is_told_from_one_that_guesses(corpus, 
     assert found["accuracy"]["n"] == {"white": 8, "place": 8, "talk": 8, "all": 24}
 
 
-def test_batches_of_one_score_as_batches_of_many(corpus, learned, tiny_mllm):
+def test_batches_of_one_score_as_batches_of_many(corpus, learned_mllm, tiny_mllm):
     questions = choose_questions(corpus, 0)
     store = SmallRows(list(iterate_chat(corpus / "test")), ChatEncoder.load(tiny_mllm))
-    score = load_scorer(learned)
+    score = load_scorer(learned_mllm)
     together, apart = measure(questions, store, score), measure(questions, store, score, max_tokens=1)
     for category, counts in together.items():
         assert counts == pytest.approx(apart[category], abs=1e-3)

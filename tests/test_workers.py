@@ -50,14 +50,19 @@ def test_a_worker_that_dies_while_its_group_starts_is_replaced(ray_cluster, tmp_
 
 
 def toy_training(config: dict[str, Any]) -> None:
-    """A few steps of a small network, stopped and resumed from a checkpoint half way."""
+    """Replicas, then sharded parameters, each in a training of their own."""
     rank, world, _ = workers.prepare(config)
-    out = Path(config["out"])
+    for parallel in ("ddp", "fsdp"):
+        train_toy(rank, world, parallel, Path(config["out"]) / parallel)
+
+
+def train_toy(rank: int, world: int, parallel: workers.Parallel, out: Path) -> None:
+    """A few steps of a small network, stopped and resumed from a checkpoint half way."""
 
     def fresh() -> tuple[torch.nn.Module, list[torch.optim.Optimizer]]:
         torch.manual_seed(0)
         module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-        wrapped = workers.parallelise(module, config["parallel"], [module[0]])
+        wrapped = workers.parallelise(module, parallel, [module[0]])
         return wrapped, make_optimizers(module, learning_rate=0.05, weight_decay=0.0)
 
     wrapped, optimizers = fresh()
@@ -79,12 +84,10 @@ def toy_training(config: dict[str, Any]) -> None:
 
 
 def test_sharded_parameters_learn_what_replicas_learn(ray_cluster, tmp_path):
-    results = {}
     for parallel in ("ddp", "fsdp"):
-        out = tmp_path / parallel
-        out.mkdir()
-        workers.fit(toy_training, {"out": str(out), "parallel": parallel}, out, ResourceConfig())
-        results[parallel] = torch.load(out / "final.pt", weights_only=True)
-    assert results["ddp"].keys() == results["fsdp"].keys()
-    for name, tensor in results["ddp"].items():
-        assert torch.allclose(tensor, results["fsdp"][name], atol=1e-5), name
+        (tmp_path / parallel).mkdir()
+    workers.fit(toy_training, {"out": str(tmp_path)}, tmp_path, ResourceConfig())
+    replicas, shards = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("ddp", "fsdp"))
+    assert replicas.keys() == shards.keys()
+    for name, tensor in replicas.items():
+        assert torch.allclose(tensor, shards[name], atol=1e-5), name
