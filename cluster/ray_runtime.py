@@ -88,6 +88,18 @@ def connect(
     return ray.cluster_resources()
 
 
+@contextmanager
+def connected(*, num_cpus: int, object_store_gb: float = 1.0, address: str | None = None) -> Iterator[None]:
+    """`connect` for the time of the body. A Ray that was up before stays up."""
+    had_ray = is_up()
+    connect(num_cpus=num_cpus, object_store_gb=object_store_gb, address=address)
+    try:
+        yield
+    finally:
+        if not had_ray:
+            disconnect()
+
+
 def set_environment(more: Mapping[str, str] | None = None) -> None:
     """Set what is not set yet. Libraries read it when they are imported: a command calls this before it imports any."""
     for name, value in (ENVIRONMENT | dict(more or {})).items():

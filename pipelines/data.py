@@ -126,11 +126,8 @@ def replay(arguments: argparse.Namespace) -> int:
 
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}; give 1 or more")
-    ray_runtime.connect(num_cpus=arguments.workers, address=arguments.address)
-    try:
+    with ray_runtime.connected(num_cpus=arguments.workers, address=arguments.address):
         result = replay_folder(arguments.folder, arguments.workers)
-    finally:
-        ray_runtime.disconnect()
     print(json.dumps(result))
     return 0 if result["success"] == result["episodes"] else 1
 

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -44,12 +44,20 @@ class ResourceConfig:
     """Shared memory for Ray's objects."""
     train_workers: int = 2
     """Processes of Stage I and Stage II training."""
+    policy_workers: int = 0
+    """Processes of Stage II's training; 0: as many as `train_workers`. On one machine without GPUs one is best: so
+    small a policy gains more from all threads in one process than from several that must agree after every step."""
     actors: int = 2
     """Simulator processes side by side."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the frozen multimodal model and of mixed-precision training."""
+
+    @property
+    def for_policy(self) -> "ResourceConfig":
+        """The same with the workers of Stage II's training as `train_workers`."""
+        return replace(self, train_workers=self.policy_workers or self.train_workers)
 
     @property
     def model_workers(self) -> dict[str, Any]:
@@ -64,8 +72,8 @@ class ResourceConfig:
         for name in ("num_cpus", "train_workers", "actors"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
-        if self.num_gpus < 0 or self.object_store_gb <= 0:
-            raise UserError("num_gpus must be 0 or more, and object_store_gb above 0")
+        if min(self.num_gpus, self.policy_workers) < 0 or self.object_store_gb <= 0:
+            raise UserError("num_gpus and policy_workers must be 0 or more, and object_store_gb above 0")
         if self.device == "cuda" and self.num_gpus == 0:
             raise UserError("device is cuda but num_gpus is 0; set both, or device to cpu")
 

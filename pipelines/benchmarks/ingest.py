@@ -44,12 +44,9 @@ def bench_ingest(records: int, rounds: int, gigabytes: float, processes: int, pe
     with tempfile.TemporaryDirectory(prefix="blm-bench-ingest-") as scratch:
         folder = Path(scratch)
         ray_runtime.set_environment({"RAY_worker_niceness": "0"})  # else they yield to all else here; the peer's do not
-        ray_runtime.connect(num_cpus=processes, object_store_gb=0.3)
-        try:
+        with ray_runtime.connected(num_cpus=processes, object_store_gb=0.3):
             rates = _rates(folder / "rate", records, rounds, processes, peer_python)
             memory = _memory(folder / "memory", gigabytes, processes) if gigabytes else {}
-        finally:
-            ray_runtime.disconnect()
     ratios = {
         side: round(statistics.median(a / b for a, b in zip(rates["ours"], rates[side], strict=True)), 2)
         for side in ("theirs", "theirs, reduced")
