@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blm.cluster.ray_runtime import cause_of, connect, is_disk_full, is_up, log_folder
+from blm.cluster.ray_runtime import cause_of, connect, connected, is_disk_full, is_up, log_folder
 from blm.model.errors import UserError
 
 
@@ -111,6 +111,12 @@ def test_connecting_twice_is_harmless_and_logs_have_a_place(ray_cluster: None) -
 
 
 @pytest.mark.ray
+def test_a_ray_that_was_up_stays_up_after_a_part_that_needs_one(ray_cluster: None) -> None:
+    with connected(num_cpus=1):
+        assert is_up()
+    assert is_up()
+
+
 def test_workers_show_progress_and_nothing_else(ray_cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
     import time
 

@@ -197,3 +197,10 @@ def test_impossible_resources_are_refused() -> None:
         ResourceConfig(train_workers=0)
     with pytest.raises(UserError, match="num_gpus is 0"):
         ResourceConfig(device="cuda")
+
+
+def test_stage_two_may_have_a_number_of_workers_of_its_own() -> None:
+    assert ResourceConfig(train_workers=2).for_policy == ResourceConfig(train_workers=2)
+    assert ResourceConfig(train_workers=2, policy_workers=1).for_policy.train_workers == 1
+    with pytest.raises(UserError, match="policy_workers must be 0 or more"):
+        ResourceConfig(policy_workers=-1)
