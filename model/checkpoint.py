@@ -5,7 +5,7 @@ policy.safetensors                                     the policy's weights
 blm.json                                               everything else a user of the policy must know
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from blm.model.checkpoint_files import CONTRACT, load_weights, read_folder, write_folder
-from blm.model.embodiments import suggest
 from blm.model.errors import UserError
-from blm.model.layout import Layout, layout_from_json, layout_to_json
+from blm.model.layout import Layout, find_layout, layout_from_json, layout_to_json
 from blm.model.normalize import EmbodimentStatistics, statistics_from_json, statistics_hash, statistics_to_json
 from blm.model.options import PolicyConfig
 from blm.model.policy import Policy
@@ -79,16 +78,6 @@ class Contract:
     def build_policy(self) -> Policy:
         """A policy of this size, weights not yet loaded."""
         return Policy(self.policy, layouts=self.layouts, intent_width=self.intent_width, max_tokens=self.max_tokens)
-
-
-def find_layout(layouts: Sequence[Layout], embodiment: str) -> Layout:
-    """The layout of that name. UserError if there is none."""
-    for layout in layouts:
-        if layout.name == embodiment:
-            return layout
-    raise UserError(
-        f"this model was not trained for {embodiment!r}; {suggest(embodiment, [layout.name for layout in layouts])}"
-    )
 
 
 def check_statistics(layout: Layout, statistics: Mapping[str, EmbodimentStatistics], chunk: int) -> None:

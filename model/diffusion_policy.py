@@ -17,8 +17,9 @@ from blm.model.checkpoint_files import load_weights, read_folder, write_folder
 from blm.model.diffusion_network import DiffusionBatch, DiffusionNetwork
 from blm.model.diffusion_options import DiffusionPolicyConfig
 from blm.model.errors import UserError
-from blm.model.layout import Layout, layout_from_json, layout_to_json
+from blm.model.layout import Layout, find_layout, layout_from_json, layout_to_json
 from blm.model.normalize import EmbodimentStatistics, statistics_from_json, statistics_to_json
+from blm.model.observations import pictures_of
 from blm.model.policy_batch import PolicyGroup
 from blm.model.transforms import absolute_chunk
 from blm.model.types import ActionChunk, Observation
@@ -130,7 +131,12 @@ class DiffusionPolicy:
         UserError for a robot, camera or picture size other than the contract's.
         """
         assert len(observations) == len(seeds), f"{len(observations)} observations with {len(seeds)} seeds"
-        pictures = [self._checked(observation) for observation in observations]
+        contract = self.contract
+        layouts = [find_layout(contract.layouts, observation.embodiment) for observation in observations]
+        pictures = [
+            np.stack(list(pictures_of(one, layout, cameras=contract.cameras, image_px=contract.image_px).values()))
+            for one, layout in zip(observations, layouts, strict=True)
+        ]
         chunks: dict[int, ActionChunk] = {}
         for layout in self.contract.layouts:
             rows = [i for i, observation in enumerate(observations) if observation.embodiment == layout.name]
@@ -166,20 +172,3 @@ class DiffusionPolicy:
     def _noise(self, layout: Layout, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.contract.chunk, layout.action_dim, generator=generator)
-
-    def _checked(self, observation: Observation) -> np.ndarray:
-        """Its pictures, uint8 [C, h, w, 3], in the contract's order."""
-        contract = self.contract
-        if observation.embodiment not in contract.embodiments:
-            raise UserError(
-                f"this model was not trained for {observation.embodiment!r}; it knows {', '.join(contract.embodiments)}"
-            )
-        missing = [camera for camera in contract.cameras if camera not in observation.images]
-        if missing:
-            raise UserError(f"observation lacks camera {missing[0]!r}; send {', '.join(contract.cameras)}")
-        side = contract.image_px
-        for camera in contract.cameras:
-            if observation.images[camera].shape != (side, side, 3):
-                height, width = observation.images[camera].shape[:2]
-                raise UserError(f"image {camera!r} is {width}x{height} px; resize it to {side}x{side} before sending")
-        return np.stack([observation.images[camera] for camera in contract.cameras])

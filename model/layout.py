@@ -7,9 +7,10 @@ stores the layouts it was trained with.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN, get_embodiment
+from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN, get_embodiment, suggest
 from blm.model.errors import UserError
 
 ABSOLUTE = -1
@@ -80,6 +81,16 @@ def layout_of(name: str) -> Layout:
         lower=(*body.joint_lower_rad, GRIPPER_CLOSED),
         upper=(*body.joint_upper_rad, GRIPPER_OPEN),
         control_hz=body.control_hz,
+    )
+
+
+def find_layout(layouts: Sequence[Layout], embodiment: str) -> Layout:
+    """The layout of that name. UserError if there is none."""
+    for layout in layouts:
+        if layout.name == embodiment:
+            return layout
+    raise UserError(
+        f"this model was not trained for {embodiment!r}; {suggest(embodiment, [layout.name for layout in layouts])}"
     )
 
 

@@ -16,6 +16,7 @@ from blm.model.checkpoint_files import read_folder
 from blm.model.errors import UserError
 from blm.model.intents import IntentExtractor, Intents
 from blm.model.layout import Layout
+from blm.model.observations import pictures_of
 from blm.model.policy import Policy
 from blm.model.training import fast_bfloat16
 from blm.model.transforms import absolute_chunk
@@ -128,7 +129,10 @@ class BlmPolicy:
         if not observations:
             return []
         layouts = [self.contract.layout(observation.embodiment) for observation in observations]
-        images = [self._checked_images(one, layout) for one, layout in zip(observations, layouts, strict=True)]
+        images = [
+            pictures_of(one, layout, cameras=self.contract.cameras, image_px=self.contract.image_px)
+            for one, layout in zip(observations, layouts, strict=True)
+        ]
         intents = self._extractor.encode(images, [o.instruction for o in observations])
         chunks: dict[int, ActionChunk] = {}
         for layout in self.contract.layouts:
@@ -157,23 +161,6 @@ class BlmPolicy:
             self.guidance,
         )
         return absolute_chunk(statistics.action.unnormalize(normalised.cpu().numpy()), state, layout)
-
-    def _checked_images(self, observation: Observation, layout: Layout) -> dict[str, np.ndarray]:
-        contract = self.contract
-        if len(observation.state) != layout.state_dim:
-            raise UserError(
-                f"state has {len(observation.state)} values; {layout.name} needs {layout.state_dim}: "
-                + ", ".join(layout.state_names)
-            )
-        missing = [camera for camera in contract.cameras if camera not in observation.images]
-        if missing:
-            raise UserError(f"observation lacks camera {missing[0]!r}; send {', '.join(contract.cameras)}")
-        side = contract.image_px
-        for camera in contract.cameras:
-            if observation.images[camera].shape != (side, side, 3):
-                height, width = observation.images[camera].shape[:2]
-                raise UserError(f"image {camera!r} is {width}x{height} px; resize it to {side}x{side} before sending")
-        return {camera: observation.images[camera] for camera in contract.cameras}
 
 
 def _noise(shape: tuple[int, int], seed: int) -> torch.Tensor:

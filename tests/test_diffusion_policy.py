@@ -210,7 +210,7 @@ def test_observations_that_do_not_fit_are_refused(folder: Path) -> None:
     policy = DiffusionPolicy.load(folder)
     picture = square_pictures(np.zeros(1))[0, 0]
     for changes, message in (
-        ({"embodiment": "xarm7"}, "was not trained for 'xarm7'; it knows panda, xarm6"),
+        ({"embodiment": "xarm7"}, "was not trained for 'xarm7'; did you mean 'xarm6'"),
         ({"images": {"side": picture}}, "lacks camera 'front'"),
         ({"images": {"front": picture[:16]}}, rf"is {SIDE}x16 px; resize it to {SIDE}x{SIDE}"),
     ):
