@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blm.actors.sim.world import parse_cell
 from blm.model.diffusion_options import DiffusionPolicyConfig
 from blm.model.errors import UserError
 from blm.model.options import Precision
-from blm.pipelines.policy_training.regimes import Per, Scope, scopes, write_models
+from blm.pipelines.policy_training.regimes import Per, Scope, check_cells, scopes, write_models
 from blm.pipelines.workspace import StageContext, read_json, write_json
 
 VERSION = 1
@@ -82,9 +81,7 @@ class BaselineConfig:
             raise UserError(
                 "baseline.learning_rate and baseline.clip_norm must be above 0, baseline.ema from 0 to below 1"
             )
-        for cell in self.cells:
-            if cell.count("/") == 1 and " " not in cell:  # of a foreign dataset it is a name and the task's words
-                parse_cell(cell)
+        check_cells(self.cells)
 
 
 def baseline(config: BaselineConfig, context: StageContext) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from blm.model.diffusion_network import DiffusionBatch, DiffusionNetwork
+from blm.pipelines import workers
 from blm.pipelines.baseline_data import Data, draws_of, on_device
 from blm.pipelines.policy_training.weights import Weights
 
@@ -37,7 +38,7 @@ def held_out(weights: Weights, network: DiffusionNetwork, data: Data, device: to
         sums += torch.stack([error.double(), count.double(), *_distance(network, batch, draws.noise)])
     network.train()
     weights.swap_average()
-    error, count, away, numbers = over_workers(sums).tolist()
+    error, count, away, numbers = workers.summed(sums).tolist()
     return {"val_loss": round(error / count, 5), "val_action": round(away / numbers, 5)}
 
 
@@ -60,11 +61,3 @@ def _distance(network: DiffusionNetwork, batch: DiffusionBatch, noise: Tensor) -
         away = away + ((sampled - group.actions).abs() * real).sum().double()
         numbers = numbers + real.sum() * group.actions.shape[-1]
     return away, numbers
-
-
-def over_workers(values: Tensor) -> Tensor:
-    """Their sum over all workers."""
-    values = values.clone()
-    if dist.get_world_size() > 1:
-        dist.all_reduce(values)
-    return values

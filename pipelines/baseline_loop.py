@@ -19,7 +19,7 @@ from blm.model.training import mixed_precision, resolve_precision
 from blm.pipelines import workers
 from blm.pipelines.baseline import BaselineConfig
 from blm.pipelines.baseline_data import Data, draws_of, on_device, open_data
-from blm.pipelines.baseline_heldout import held_out, over_workers
+from blm.pipelines.baseline_heldout import held_out
 from blm.pipelines.policy_training import checkpoints
 from blm.pipelines.policy_training.weights import Weights
 from blm.pipelines.workspace import write_json
@@ -92,7 +92,7 @@ def _steps(
         draws = draws_of(data, seed=config["seed"], step=step, batch=stage.batch, draws=stage.draws)
         with autocast:
             error, count = network(on_device(pictures, device), draws)
-        total = over_workers(count.detach().double())
+        total = workers.summed(count.detach().double())
         weights.zero_gradients()
         (error / total.float()).backward()
         weights.add_up_gradients()
@@ -103,12 +103,12 @@ def _steps(
         now, done, last = time.monotonic(), step + 1, step + 1 == stage.steps
         progress |= {"step": done, "seconds": spent + now - started}
         if done % LOG_EVERY == 0 or last:
-            _log(config, progress, over_workers(sums), (done - first) * stage.batch / (now - started))
+            _log(config, progress, workers.summed(sums), (done - first) * stage.batch / (now - started))
             sums.zero_()
         if done % stage.validate_every == 0 or last:
             progress["validation"].append({"step": done} | held_out(weights, network, data, device))
         if last or (done % AGREE_EVERY == 0 and workers.agree(now - last_save > stage.checkpoint_every_s)):
-            whole = over_workers(sums)
+            whole = workers.summed(sums)
             _require_finite(whole, done)
             if rank == 0:
                 saver.save(weights, progress | {"sums": whole.tolist()})

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blm.actors.sim.world import parse_cell, seed_range
+from blm.actors.sim.world import seed_range
 from blm.model.augment import AugmentConfig
 from blm.model.errors import UserError
 from blm.model.options import OptimizerName, PolicyConfig, Precision
 from blm.pipelines.policy_training.judge import Entrant, Judge
-from blm.pipelines.policy_training.regimes import Per, Scope, scopes, write_models
+from blm.pipelines.policy_training.regimes import Per, Scope, check_cells, scopes, write_models
 from blm.pipelines.policy_training.results import finish_models, summary
 from blm.pipelines.workspace import StageContext
 
@@ -110,9 +110,7 @@ class Stage2Config:
             raise UserError(
                 f"stage2.rollout_episodes is {self.rollout_episodes}; {len(seed_range('validate'))} seeds are set aside"
             )
-        for cell in self.cells:
-            if cell.count("/") == 1 and " " not in cell:  # of a foreign dataset it is a name and the task's words
-                parse_cell(cell)
+        check_cells(self.cells)
 
 
 def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:

@@ -127,6 +127,14 @@ def agree(due: bool) -> bool:
     return bool(flag)
 
 
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """Their sum over all workers, on every worker; `values` stays."""
+    whole = values.clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(whole)
+    return whole
+
+
 def inner(module: nn.Module) -> nn.Module:
     """The module inside a DDP wrapper, or itself."""
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module

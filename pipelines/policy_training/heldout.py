@@ -9,6 +9,7 @@ import torch.distributed as dist
 from blm.model.policy import Policy
 from blm.model.policy_batch import make_draws
 from blm.model.policy_losses import PolicyLosses, means
+from blm.pipelines import workers
 from blm.pipelines.policy_training.data import TrainingData
 from blm.pipelines.policy_training.weights import Weights
 
@@ -45,9 +46,4 @@ def held_out(weights: Weights, policy: Policy, data: TrainingData, device: torch
 
 def _over_workers(losses: PolicyLosses) -> PolicyLosses:
     values = {field.name: getattr(losses, field.name) for field in fields(losses)}
-    summed = {name: None if value is None else value.double() for name, value in values.items()}
-    if dist.get_world_size() > 1:
-        for value in summed.values():
-            if value is not None:
-                dist.all_reduce(value)
-    return PolicyLosses(**summed)
+    return PolicyLosses(**{n: None if v is None else workers.summed(v.double()) for n, v in values.items()})

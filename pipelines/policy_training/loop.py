@@ -166,7 +166,7 @@ def _steps(training: _Training) -> None:
 
 def _save(training: _Training, saver: checkpoints.Saver) -> None:
     """A training checkpoint, unless training has left the finite numbers: the one before is better."""
-    sums = _over_workers(training.sums)
+    sums = workers.summed(training.sums)
     _require_finite(training, sums)
     if dist.get_rank() == 0:
         saver.save(training.weights, training.progress | {"sums": sums.tolist()})
@@ -188,7 +188,7 @@ def _write_candidate(training: _Training, step: int) -> None:
 
 def _log(training: _Training, rate: float) -> None:
     """A point of the curve: means since the last one."""
-    sums = _over_workers(training.sums)
+    sums = workers.summed(training.sums)
     _require_finite(training, sums)
     flow, n_flow, future, n_future = sums.tolist()
     point = {
@@ -217,14 +217,6 @@ def _require_finite(training: _Training, sums: Tensor) -> None:
         f"the loss is no longer finite at step {done}; lower stage2.learning_rate, delete {training.folder} and run"
         " the stage again"
     )
-
-
-def _over_workers(sums: Tensor) -> Tensor:
-    """The whole step's, on every worker; `sums` stays."""
-    whole = sums.clone()
-    if dist.get_world_size() > 1:
-        dist.all_reduce(whole)
-    return whole
 
 
 def _say(config: dict[str, Any], text: str) -> None:

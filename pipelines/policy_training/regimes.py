@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blm.actors.sim.tasks import TASKS
+from blm.actors.sim.world import parse_cell
 from blm.model.embodiments import EMBODIMENTS
 from blm.model.errors import UserError
 from blm.pipelines.workspace import read_json, write_json
@@ -54,6 +55,13 @@ def is_cell(text: str) -> bool:
     """Whether it names a robot and a task that the simulator has."""
     robot, _, task = text.partition("/")
     return robot in EMBODIMENTS and task in TASKS
+
+
+def check_cells(cells: Sequence[str]) -> None:
+    """UserError for what is written like a cell, `robot/Task`, and is none that the simulator has."""
+    for cell in cells:
+        if cell.count("/") == 1 and " " not in cell:  # of a foreign dataset it is a name and the task's words
+            parse_cell(cell)
 
 
 def scopes(per: Per, cells_of: dict[str, Sequence[str]], chosen: Sequence[str] = ()) -> list[Scope]:
