@@ -90,8 +90,9 @@ def baseline(config: BaselineConfig, context: StageContext) -> dict[str, Any]:
         context.progress("left out; baseline.steps is 0")
         write_models(context.out, [])
         return {"models": 0}
-    from blm.pipelines import baseline_loop, workers
-    from blm.pipelines.baseline_pictures import decode_once
+    from blm.pipelines import workers
+    from blm.pipelines.diffusion_baseline import loop
+    from blm.pipelines.diffusion_baseline.pictures import decode_once
     from blm.pipelines.policy_training.fan_out import fan_out
     from blm.pipelines.windows.dataset import datasets_of
     from blm.pipelines.windows.store import open_windows, prepare_windows
@@ -114,11 +115,11 @@ def baseline(config: BaselineConfig, context: StageContext) -> dict[str, Any]:
     decoded = decode_once(datasets, context.world.cameras, pictures, most_gb=config.decoded_gb, say=context.progress)
     loop_configs = [_loop_config(config, context, scope, datasets, decoded) for scope in models]
     if config.per == "all":
-        workers.fit(baseline_loop.train, loop_configs[0], context.out, resources)
+        workers.fit(loop.train, loop_configs[0], context.out, resources)
     else:
         context.progress(f"{len(models)} models, one a {config.per}")
-        fan_out(baseline_loop.run, loop_configs, resources)
-    metrics = {scope.name: read_json(_folder(context, scope) / baseline_loop.METRICS) for scope in models}
+        fan_out(loop.run, loop_configs, resources)
+    metrics = {scope.name: read_json(_folder(context, scope) / loop.METRICS) for scope in models}
     write_json(context.out / "metrics.json", {"models": metrics} | next(iter(metrics.values())))
     write_models(context.out, models)
     shutil.rmtree(pictures, ignore_errors=True)

@@ -24,10 +24,10 @@ from blm.actors.sim.policies import RandomPolicy
 from blm.actors.sim.world import Cell, seed_range
 from blm.model.embodiments import suggest
 from blm.model.errors import UserError
-from blm.pipelines.contestants import OURS, POLICIES
 from blm.pipelines.digital.simulator import DigitalConfig, evaluate_digital
+from blm.pipelines.evaluation.contestants import OURS, POLICIES
+from blm.pipelines.evaluation.rollouts import KEY, run_rollouts
 from blm.pipelines.ledger import Ledger, Record
-from blm.pipelines.rollouts import KEY, run_rollouts
 from blm.pipelines.statistics import summarise_episodes
 from blm.pipelines.workspace import StageContext, write_json
 

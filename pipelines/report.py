@@ -14,7 +14,7 @@ from typing import Any
 
 from blm.model.errors import UserError
 from blm.pipelines import report_sections as sections
-from blm.pipelines.contestants import OURS
+from blm.pipelines.evaluation.contestants import OURS
 from blm.pipelines.report_digital import digital
 from blm.pipelines.report_page import page
 from blm.pipelines.report_physical import physical

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blm.pipelines.charts import Rate, rate_chart
-from blm.pipelines.contestants import BASELINE, OURS, POLICIES
+from blm.pipelines.evaluation.contestants import BASELINE, OURS, POLICIES
 from blm.pipelines.paper_tables import EPISODES_PER_CELL, PHYSICAL, ROBOTS, TASKS, paper_rate
 from blm.pipelines.report_page import Html, Section, counts, folded, note, percent, table
 from blm.pipelines.workspace import read_json_if_there

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blm.pipelines.contestants import BASELINE, OURS
+from blm.pipelines.evaluation.contestants import BASELINE, OURS
 from blm.pipelines.stages import Stage
 
 

@@ -17,8 +17,8 @@ from small_diffusion import SMALL
 from blm.model.diffusion_policy import DiffusionPolicy, read_diffusion_contract
 from blm.model.errors import UserError
 from blm.model.types import Observation
-from blm.pipelines import baseline_loop
 from blm.pipelines.baseline import BaselineConfig, baseline
+from blm.pipelines.diffusion_baseline import loop
 from blm.pipelines.policy_training.regimes import read_models
 from blm.pipelines.windows.store import prepare_windows
 from blm.pipelines.workspace import ResourceConfig, StageContext
@@ -81,28 +81,28 @@ def metrics(folder: Path, below: str = "train") -> dict[str, Any]:
 def test_a_killed_training_continues_to_the_same_weights(
     process_group: None, render: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baseline_loop, "LOG_EVERY", 10)
-    monkeypatch.setattr(baseline_loop, "AGREE_EVERY", 5)
+    monkeypatch.setattr(loop, "LOG_EVERY", 10)
+    monkeypatch.setattr(loop, "AGREE_EVERY", 5)
     whole, killed = (loop_config(render, tmp_path / name) for name in ("whole", "killed"))
-    baseline_loop.run(whole, CPU)
+    loop.run(whole, CPU)
     undisturbed = metrics(tmp_path / "whole")
     assert undisturbed["losses"][-1] < 0.8 * undisturbed["losses"][0]
     assert [point["step"] for point in undisturbed["validation"]] == [15, 30]
     assert all(np.isfinite([point["val_loss"], point["val_action"]]).all() for point in undisturbed["validation"])
 
     with monkeypatch.context() as patch:
-        make, calls = baseline_loop.draws_of, iter(range(100))
+        make, calls = loop.draws_of, iter(range(100))
 
         def dying(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == 22:
                 raise KilledError
             return make(*args, **kwargs)
 
-        patch.setattr(baseline_loop, "draws_of", dying)
+        patch.setattr(loop, "draws_of", dying)
         with pytest.raises(KilledError):
-            baseline_loop.run(killed, CPU)
+            loop.run(killed, CPU)
     assert not (tmp_path / "killed" / "model").exists()
-    baseline_loop.run(killed, CPU)
+    loop.run(killed, CPU)
     assert metrics(tmp_path / "killed") == undisturbed
     first, second = ((tmp_path / name / "model/policy.safetensors").read_bytes() for name in ("whole", "killed"))
     assert first == second
@@ -111,7 +111,7 @@ def test_a_killed_training_continues_to_the_same_weights(
 def test_losses_that_are_not_finite_end_the_training(process_group: None, render: Path, tmp_path: Path) -> None:
     config = loop_config(render, tmp_path, replace(CONFIG, learning_rate=1e30, clip_norm=1e30, warmup=0))
     with pytest.raises(UserError, match=r"no longer finite at step \d+; lower baseline\.learning_rate"):
-        baseline_loop.run(config, CPU)
+        loop.run(config, CPU)
     assert not (tmp_path / "model").exists()
 
 
@@ -140,7 +140,7 @@ def test_on_ray_the_number_of_workers_does_not_matter_and_pictures_are_decoded_o
     assert read_models(context.out) == [{"scope": "all", "folder": "model", "cells": ["panda/PushCube"]}]
     assert not (context.out / "pictures").exists()
 
-    baseline_loop.run(loop_config(alone, tmp_path / "one"), CPU)  # one worker that decodes in every step
+    loop.run(loop_config(alone, tmp_path / "one"), CPU)  # one worker that decodes in every step
     here, there = metrics(context.out, "train/all"), metrics(tmp_path / "one")
     assert here["losses"] == pytest.approx(there["losses"], rel=1e-3)
     assert here["validation"][-1]["val_loss"] == pytest.approx(there["validation"][-1]["val_loss"], rel=1e-2)

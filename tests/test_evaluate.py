@@ -15,9 +15,9 @@ from small_policy import write_small_policy
 
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.errors import UserError
-from blm.pipelines.contestants import check_model, contestants
 from blm.pipelines.digital.simulator import DigitalConfig
 from blm.pipelines.evaluate import EvaluateConfig, evaluate
+from blm.pipelines.evaluation.contestants import check_model, contestants
 from blm.pipelines.workspace import ResourceConfig, StageContext, write_json
 
 WORLD = WorldConfig(cells=("panda/PushCube",))

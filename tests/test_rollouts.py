@@ -13,8 +13,8 @@ from blm.actors.sim.outcome import EpisodeResult, Failure
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
+from blm.pipelines.evaluation.rollouts import KEY, _films, _run, run_rollouts
 from blm.pipelines.ledger import Ledger
-from blm.pipelines.rollouts import KEY, _films, _run, run_rollouts
 from blm.pipelines.workspace import StageContext, write_json
 
 PUSH = parse_cell("panda/PushCube")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blm.pipelines.ablation.study import Outcome
-from blm.pipelines.contestants import OURS
+from blm.pipelines.evaluation.contestants import OURS
 from blm.pipelines.statistics import Result, mcnemar, success_row
 from blm.pipelines.workspace import read_json_if_there
 

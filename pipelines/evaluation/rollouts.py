@@ -18,7 +18,7 @@ from blm.actors.sim.policies import Policy, RandomPolicy
 from blm.actors.sim.tasks import instruction_for
 from blm.actors.sim.world import Cell, seed_range
 from blm.model.errors import UserError
-from blm.pipelines.contestants import OURS, Contestant, check_model, contestants, load_contestant
+from blm.pipelines.evaluation.contestants import OURS, Contestant, check_model, contestants, load_contestant
 from blm.pipelines.ledger import Ledger, Record
 from blm.pipelines.workspace import StageContext
 

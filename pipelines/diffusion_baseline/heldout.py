@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blm.model.diffusion_network import DiffusionBatch, DiffusionNetwork
 from blm.pipelines import workers
-from blm.pipelines.baseline_data import Data, draws_of, on_device
+from blm.pipelines.diffusion_baseline.data import Data, draws_of, on_device
 from blm.pipelines.policy_training.weights import Weights
 
 HELD_OUT_BATCH = 64

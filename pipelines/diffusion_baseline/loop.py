@@ -18,8 +18,8 @@ from blm.model.errors import UserError
 from blm.model.training import mixed_precision, resolve_precision
 from blm.pipelines import workers
 from blm.pipelines.baseline import BaselineConfig
-from blm.pipelines.baseline_data import Data, draws_of, on_device, open_data
-from blm.pipelines.baseline_heldout import held_out
+from blm.pipelines.diffusion_baseline.data import Data, draws_of, on_device, open_data
+from blm.pipelines.diffusion_baseline.heldout import held_out
 from blm.pipelines.policy_training import checkpoints
 from blm.pipelines.policy_training.weights import Weights
 from blm.pipelines.workspace import write_json

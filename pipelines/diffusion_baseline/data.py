@@ -10,7 +10,7 @@ from blm.model.diffusion_encoder import vocabulary_of
 from blm.model.diffusion_network import DiffusionBatch, DiffusionDraws, make_draws
 from blm.model.diffusion_policy import DiffusionContract
 from blm.pipelines.baseline import BaselineConfig
-from blm.pipelines.baseline_pictures import DecodedFeed
+from blm.pipelines.diffusion_baseline.pictures import DecodedFeed
 from blm.pipelines.windows.dataset import RobotDataset
 from blm.pipelines.windows.index import WindowIndex
 from blm.pipelines.windows.picture_feed import PictureBatch, PictureFeed
