@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+import blm.model.lean  # noqa: F401  # isort: skip
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,

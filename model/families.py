@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+
+import blm.model.lean  # noqa: F401  # isort: skip
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from blm.model.errors import UserError

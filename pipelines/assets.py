@@ -83,7 +83,7 @@ def fetch(names: list[str], *, url: str = "") -> int:
     from blm.model.embodiments import EMBODIMENTS, get_embodiment
 
     robots = [get_embodiment(OTHER_NAMES.get(name, name)).name for name in names] or list(EMBODIMENTS)
-    from blm.actors.sim.descriptions import DOWNLOADED, has_official  # brings ManiSkill along, which takes seconds
+    from blm.actors.sim.descriptions import DOWNLOADED, has_official
 
     wanted: list[str] = []
     for robot in dict.fromkeys(robots):

@@ -20,6 +20,7 @@ from blm.model.diffusion_options import DiffusionPolicyConfig
 from blm.model.errors import UserError
 from blm.model.options import Precision
 from blm.pipelines.policy_training.regimes import Per, Scope, check_cells, scopes, write_models
+from blm.pipelines.policy_training.results import METRICS
 from blm.pipelines.workspace import StageContext, read_json, write_json
 
 VERSION = 1
@@ -119,7 +120,7 @@ def baseline(config: BaselineConfig, context: StageContext) -> dict[str, Any]:
     else:
         context.progress(f"{len(models)} models, one a {config.per}")
         fan_out(loop.run, loop_configs, resources)
-    metrics = {scope.name: read_json(_folder(context, scope) / loop.METRICS) for scope in models}
+    metrics = {scope.name: read_json(_folder(context, scope) / METRICS) for scope in models}
     write_json(context.out / "metrics.json", {"models": metrics} | next(iter(metrics.values())))
     write_models(context.out, models)
     shutil.rmtree(pictures, ignore_errors=True)

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from blm.model.errors import UserError
+from blm.pipelines.lock import is_locked
 from blm.pipelines.preset_files import presets, summary
 from blm.pipelines.show import duration, size
-from blm.pipelines.workspace import BEGUN, is_locked, read_json, read_manifest
+from blm.pipelines.workspace import BEGUN, read_json, read_manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

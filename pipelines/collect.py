@@ -153,7 +153,7 @@ def _run(config: CollectConfig, context: StageContext, progress: Mapping[Cell, C
 
     geometry: Geometry = context.world.geometry
     actor = ray.remote(Demonstrator).options(num_cpus=1)
-    workers = max(1, min(context.resources.actors, int(ray.cluster_resources().get("CPU", 1))))
+    workers = max(1, min(context.resources.simulators, int(ray.cluster_resources().get("CPU", 1))))
     with WorkPool[DemonstrationItem, DemonstrationBatch](
         lambda: actor.remote(geometry, config.demonstration, context.world.spawn), actors=workers
     ) as pool:

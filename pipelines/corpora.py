@@ -129,7 +129,7 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
     for split in SPLITS:
         shutil.rmtree(context.out / split, ignore_errors=True)
     arguments = {"seed": context.seed}
-    list(map_items(plans, ConversationWriter, arguments=arguments, workers=context.resources.actors))
+    list(map_items(plans, ConversationWriter, arguments=arguments, workers=context.resources.simulators, light=True))
     write_questions(context, clip_plans)
     if config.language_copies:
         for split, rows in zip(SPLITS, language_rows(context.seed, config.language_copies), strict=True):
@@ -165,7 +165,7 @@ def _ingest(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
         near_duplicates=config.near_duplicates,
         seed=context.seed,
     )
-    workers = context.resources.actors
+    workers = context.resources.simulators
     return ingest(options, context.out, workers=workers, progress=context.progress, own=context.out)
 
 

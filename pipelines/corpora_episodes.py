@@ -46,7 +46,7 @@ def draw_clips(
     arguments = {"config": config, "world": context.world, "seed": context.seed}
     n_clips = 0
     for done, result in enumerate(
-        map_items(waiting, EpisodeWorker, arguments=arguments, workers=context.resources.actors), start=1
+        map_items(waiting, EpisodeWorker, arguments=arguments, workers=context.resources.simulators), start=1
     ):
         n_clips += result["clips"]
         if done == len(waiting) or done % max(1, len(waiting) // 6) == 0:
@@ -109,4 +109,5 @@ def _rows(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def write_questions(context: StageContext, plans: Sequence[dict[str, Any]]) -> None:
     """Write one chat file a part."""
-    list(map_items(plans, EpisodeWriter, arguments={"seed": context.seed}, workers=context.resources.actors))
+    arguments = {"seed": context.seed}
+    list(map_items(plans, EpisodeWriter, arguments=arguments, workers=context.resources.simulators, light=True))

@@ -23,6 +23,7 @@ PLUMBING = (
     "blm.cluster.ray_runtime",
     "blm.model.errors",
     "blm.pipelines.fingerprint",
+    "blm.pipelines.lock",
     "blm.pipelines.tracking",
     "blm.pipelines.workspace",
     "blm.pipelines.memory",

@@ -114,7 +114,7 @@ def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
     started_s = time.perf_counter()
     arguments = {"config": config, "world": context.world}
     n_frames = 0
-    results = map_items(waiting, RenderWorker, arguments=arguments, workers=context.resources.actors)
+    results = map_items(waiting, RenderWorker, arguments=arguments, workers=context.resources.simulators)
     for done, result in enumerate(results, start=1):
         n_frames += result["frames"]
         if done == len(waiting) or done % max(1, len(waiting) // 10) == 0:

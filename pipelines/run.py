@@ -17,6 +17,7 @@ from blm.cluster import ray_runtime
 from blm.model.errors import UserError
 from blm.pipelines import interrupt
 from blm.pipelines.fingerprint import plain, versions
+from blm.pipelines.lock import locked
 from blm.pipelines.memory import Meter, machine
 from blm.pipelines.plan import Done, Step, check_code, discard, finished, input_identities, make_plan
 from blm.pipelines.show import print_header, print_result, print_skip, rule, stage_table, success_table
@@ -29,7 +30,6 @@ from blm.pipelines.workspace import (
     StageContext,
     content_hash,
     list_files,
-    locked,
     read_json,
     write_json,
 )

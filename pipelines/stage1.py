@@ -141,17 +141,14 @@ def stage1(config: Stage1Config, context: StageContext) -> dict[str, Any]:
             " usually fine-tuned at about 1e-5, and forget at more"
         )
     context.progress("tokenising the corpora")
-    encoded = {
-        split: encode.encode_corpus(
-            corpora / split,
-            out / "encoded" / split,
-            encode.encoder_loader(start),
-            cameras=context.world.cameras,
-            max_length=config.max_length,
-            blocks=context.resources.num_cpus,
-        )
-        for split in ("train", "test")
-    }
+    encoded = encode.encode_corpora(
+        corpora,
+        out / "encoded",
+        start,
+        cameras=context.world.cameras,
+        max_length=config.max_length,
+        workers=context.resources.num_cpus,
+    )
     loop_config = {
         "stage": config,
         "start": start,

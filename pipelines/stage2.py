@@ -21,6 +21,7 @@ from blm.actors.sim.world import seed_range
 from blm.model.augment import AugmentConfig
 from blm.model.errors import UserError
 from blm.model.options import OptimizerName, PolicyConfig, Precision
+from blm.pipelines.policy_training.candidates import CANDIDATES
 from blm.pipelines.policy_training.judge import Entrant, Judge
 from blm.pipelines.policy_training.regimes import Per, Scope, check_cells, scopes, write_models
 from blm.pipelines.policy_training.results import finish_models, summary
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # it brings PyTorch along
     from blm.pipelines.intent_cache import IntentCache
 
 VERSION = 2
-CANDIDATES = "candidates"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

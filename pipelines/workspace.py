@@ -9,16 +9,13 @@ A folder without a manifest is kept, and the stage goes on in it. A manifest is 
 checked: its fingerprint, its files' sizes, the content of the inputs it was made from, and the code that made it.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from blm.actors.sim.world import WorldConfig
 from blm.model.errors import UserError
@@ -26,7 +23,6 @@ from blm.pipelines.tracking import RUN_ID_FILE, Tracker
 
 MANIFEST = "manifest.json"
 BEGUN = "stage.json"
-LOCK = ".lock"
 MANIFEST_FORMAT = 1
 BOOKKEEPING = frozenset({MANIFEST, BEGUN, RUN_ID_FILE})
 """Files of a stage folder that are not its output."""
@@ -47,12 +43,18 @@ class ResourceConfig:
     policy_workers: int = 0
     """Processes of Stage II's training; 0: as many as `train_workers`. On one machine without GPUs one is best: so
     small a policy gains more from all threads in one process than from several that must agree after every step."""
-    actors: int = 2
-    """Simulator processes side by side."""
+    actors: int | Literal["auto"] = 2
+    """Simulator processes side by side; auto: the evaluation measures how many keep its policy busy, other stages start
+    one a CPU."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the frozen multimodal model and of mixed-precision training."""
+
+    @property
+    def simulators(self) -> int:
+        """Simulator processes where nothing is measured."""
+        return self.num_cpus if self.actors == "auto" else self.actors
 
     @property
     def for_policy(self) -> "ResourceConfig":
@@ -66,12 +68,13 @@ class ResourceConfig:
         """
         if self.device == "cuda":
             return {"workers": self.train_workers, "num_gpus": 1}
-        return {"workers": self.actors}
+        return {"workers": self.simulators}
 
     def __post_init__(self) -> None:
-        for name in ("num_cpus", "train_workers", "actors"):
+        for name in ("num_cpus", "train_workers", "simulators"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
+                given = "actors" if name == "simulators" else name
+                raise UserError(f"{given} is {getattr(self, name)}; give 1 or more")
         if min(self.num_gpus, self.policy_workers) < 0 or self.object_store_gb <= 0:
             raise UserError("num_gpus and policy_workers must be 0 or more, and object_store_gb above 0")
         if self.device == "cuda" and self.num_gpus == 0:
@@ -222,49 +225,3 @@ def made_by_other_code(folder: Path, code: str) -> bool:
             record = read_json(folder / name)
             return code != record.get("code") and code not in record.get("accepted_code", [])
     return False
-
-
-# -------------------------------------------------------------------------------------------------------------- lock
-
-
-@contextmanager
-def locked(run_root: Path) -> Iterator[None]:
-    """Hold the run folder for this process.
-
-    UserError if another one holds it. Freed when the process ends, however.
-    """
-    run_root.mkdir(parents=True, exist_ok=True)
-    with (run_root / LOCK).open("a+") as file:
-        if not _try_lock(file):
-            time.sleep(0.2)  # `blm status` may be looking
-            if not _try_lock(file):
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(
-                    f"run folder {run_root} is in use by {holder}; wait until it ends, or choose another run "
-                    "with --name"
-                )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def is_locked(run_root: Path) -> bool:
-    """Whether a process holds the run folder now."""
-    path = run_root / LOCK
-    if not path.exists():
-        return False
-    with path.open("r+") as file:
-        return not _try_lock(file)
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

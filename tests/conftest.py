@@ -24,6 +24,16 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with nothing in it: to make one takes longer than most stages of a small run."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    assert MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("small") is None
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an untrained tiny multimodal model with a tokenizer trained on a handful of sentences."""
     from blm.model.backbone import build_tiny, make_processor, save_backbone

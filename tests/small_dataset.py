@@ -2,15 +2,20 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from blm.actors.sim.world import WorldConfig
 from blm.model.embodiments import Embodiment, get_embodiment
+from blm.model.types import Observation
 from blm.pipelines.datasets.lerobot_stats import picture_histogram
 from blm.pipelines.datasets.lerobot_writer import EpisodeFrames, write_lerobot
 from blm.pipelines.render import RenderConfig, dataset_features
+
+if TYPE_CHECKING:
+    from blm.model.predictor import BlmPolicy
 
 SIDE = 56
 WORLD = WorldConfig(cells=("panda/PushCube",), cameras=("front",), image_px=SIDE)
@@ -29,6 +34,27 @@ def write_dataset(root: Path, episodes: int = 20, seed: int = 0, robot: str = "p
         episodes=[_episode(rng, number, body) for number in range(episodes)],
     )
     return root
+
+
+def look(robot: str) -> Observation:
+    """What a robot of these datasets sees where there is no square, and is told."""
+    return Observation(
+        images={"front": np.full((SIDE, SIDE, 3), 180, np.uint8)},
+        state=np.zeros(get_embodiment(robot).state_dim, np.float32),
+        instruction="push the cube to the target",
+        embodiment=robot,
+    )
+
+
+def acting_for_both(folder: Path) -> "BlmPolicy":
+    """The checkpoint in `folder`, which answers a Panda and an xArm 6 together."""
+    from blm.model.predictor import BlmPolicy
+
+    policy = BlmPolicy.load(folder)
+    chunks = policy.infer_batch([look("panda"), look("xarm6")], [0, 1])
+    assert [chunk.actions.shape for chunk in chunks] == [(16, 8), (16, 7)]
+    assert all(np.isfinite(chunk.actions).all() for chunk in chunks)
+    return policy
 
 
 def _episode(rng: np.random.Generator, number: int, body: Embodiment) -> EpisodeFrames:

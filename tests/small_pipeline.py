@@ -8,10 +8,14 @@ told to.
 """
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+SCRIPT = __file__
 MODULES = {
     "count": '''
         """Counts to a number, one file a step, going on from the files that are there."""
@@ -80,6 +84,36 @@ def make_stages(folder: Path) -> None:
 
     for name, source in MODULES.items():
         (folder / f"{name}_stage.py").write_text(textwrap.dedent(source).lstrip())
+
+
+def prepare(folder: Path, store: Path) -> Path:
+    """Make a folder one with the stages' modules and with an MLflow store, of which `store` is an empty one."""
+    make_stages(folder)
+    (folder / "runs/small").mkdir(parents=True)
+    shutil.copy(store, folder / "runs/small/mlflow.db")
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return kept | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPT, str(folder), *words]
+    return subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=120, check=False)
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, SCRIPT, str(folder), *words]
+    return subprocess.Popen(
+        command,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def stages(*, with_ray: bool = True) -> tuple:

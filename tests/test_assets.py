@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from blm.actors.sim.descriptions import DOWNLOADED, WHEEL
+
 BLM = str(Path(sys.executable).with_name("blm"))
 NOWHERE = "http://127.0.0.1:9/archive.zip"
 """Nobody listens there."""
@@ -45,6 +47,13 @@ def test_what_is_missing_is_fetched_whole_and_then_is_here(tmp_path: Path, archi
     assert files == {"xarm6/xarm6_robotiq.urdf", "xarm6/meshes/base.stl"}
     again = call(home, "fetch", "xarm6", "panda")
     assert again.stdout == "xarm6: already here\npanda: already here\n"
+
+
+def test_robots_are_sought_where_maniskill_puts_them() -> None:
+    import mani_skill
+
+    assert mani_skill.PACKAGE_ASSET_DIR / "robots" == WHEEL
+    assert mani_skill.ASSET_DIR / "robots" == DOWNLOADED
 
 
 def test_no_network_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from small_dataset import SIDE, WORLD, write_dataset
+from small_dataset import SIDE, WORLD, look, write_dataset
 from small_diffusion import SMALL
 
 from blm.model.diffusion_policy import DiffusionPolicy, read_diffusion_contract
 from blm.model.errors import UserError
-from blm.model.types import Observation
 from blm.pipelines.baseline import BaselineConfig, baseline
 from blm.pipelines.diffusion_baseline import loop
+from blm.pipelines.policy_training import course
 from blm.pipelines.policy_training.regimes import read_models
 from blm.pipelines.windows.store import prepare_windows
 from blm.pipelines.workspace import ResourceConfig, StageContext
@@ -81,8 +81,8 @@ def metrics(folder: Path, below: str = "train") -> dict[str, Any]:
 def test_a_killed_training_continues_to_the_same_weights(
     process_group: None, render: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "LOG_EVERY", 10)
-    monkeypatch.setattr(loop, "AGREE_EVERY", 5)
+    monkeypatch.setattr(course, "LOG_EVERY", 10)
+    monkeypatch.setattr(course, "AGREE_EVERY", 5)
     whole, killed = (loop_config(render, tmp_path / name) for name in ("whole", "killed"))
     loop.run(whole, CPU)
     undisturbed = metrics(tmp_path / "whole")
@@ -159,14 +159,7 @@ def test_one_model_a_robot_is_trained_by_tasks_beside_one_another(
     assert [model["folder"] for model in read_models(context.out)] == ["models/panda", "models/xarm6"]
     assert read_diffusion_contract(context.out / "models/xarm6").vocabulary == ("cube", "push", "target", "the", "to")
     policy = DiffusionPolicy.load(context.out / "models/xarm6")
-    chunk = policy.infer(
-        Observation(
-            images={"front": np.full((SIDE, SIDE, 3), 180, np.uint8)},
-            state=np.zeros(7, np.float32),
-            instruction="push the cube to the target",
-            embodiment="xarm6",
-        )
-    )
+    chunk = policy.infer(look("xarm6"))
     assert np.isfinite(chunk.actions).all()
 
 

@@ -279,9 +279,6 @@ def test_killed_workers_and_lost_blocks_leave_the_same_files(
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_other_seeds_give_other_episodes(reference: tuple[Path, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
     config = dataclasses.replace(SMALL, episodes_per_cell=2, first_seed=500)
     collect(config, _context(tmp_path / "collect-0003", actors=1, cells=(CELL.name,)))

@@ -1,6 +1,5 @@
 """Stage `corpora`: conversations that fit their pictures, test scenes apart, the same files however they are made."""
 
-import hashlib
 import json
 from contextlib import redirect_stdout
 from io import BytesIO, StringIO
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_episodes import demonstrated
+from small_stages import folder_hash, work_here
 
 from blm.actors.composer import OBJECT_BOX_M, TOOL_BOX_M, ComposeConfig, compose
 from blm.actors.renderer import Renderer, paint_object
@@ -69,11 +69,6 @@ def rows_of(folder: Path, source: str) -> list[ChatRow]:
     return [row for row in iterate_chat(folder) if row.source == source]
 
 
-def folder_hash(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
-
-
 @pytest.mark.ray
 def test_stage_leaves_two_folders_of_conversations_and_counts_them(made):
     out, summary, _ = made
@@ -130,8 +125,12 @@ def test_test_scenes_and_training_scenes_share_neither_seeds_nor_pictures_nor_he
 
 
 @pytest.mark.ray
-def test_a_killed_stage_goes_on_and_ends_with_the_same_files_whatever_its_workers(made, collected, tmp_path, capsys):
-    # What a kill leaves behind: some parts, here made by one worker without Ray, and conversations half written.
+def test_a_killed_stage_goes_on_and_ends_with_the_same_files_whatever_its_workers(
+    made, collected, tmp_path, capsys, monkeypatch
+):
+    # What a kill leaves behind: some parts, and conversations half written. Here all is made without Ray.
+    for module in ("corpora", "corpora_scenes", "corpora_episodes"):
+        work_here(monkeypatch, f"blm.pipelines.{module}")
     context = make_context(tmp_path, {"collect": collected}, actors=1)
     scenes, clips = scene_items(CONFIG, context, tmp_path / "parts"), clip_items(context, sources_of(collected))
     scene_worker, episode_worker = SceneWorker(CONFIG, WORLD, seed=0), EpisodeWorker(CONFIG, WORLD, seed=0)

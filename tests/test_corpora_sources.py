@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from small_ingest import looking, talking, write_llava
+from small_stages import work_here
 
 from blm.model.errors import UserError
 from blm.pipelines.config import load_config
@@ -18,6 +19,13 @@ from blm.pipelines.ingest.options import SourceConfig
 def source(tmp_path: Path) -> SourceConfig:
     path = write_llava(tmp_path / "board", [looking(i) for i in range(60)] + [talking(1), talking(1)], range(60))
     return SourceConfig(name="board", path=path, holdout=0.2, category="fields")
+
+
+@pytest.fixture
+def ingest_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Ray, which `test_sources_alone_make_a_corpus` has."""
+    for module in ("flow", "files", "own_rows"):
+        work_here(monkeypatch, f"blm.pipelines.ingest.{module}")
 
 
 @pytest.mark.ray
@@ -40,8 +48,7 @@ def test_sources_alone_make_a_corpus(source, stage_context, ray_cluster, capsys)
     json.dumps(summary)
 
 
-@pytest.mark.ray
-def test_sources_stand_beside_language_whose_test_questions_they_may_not_teach(source, stage_context, ray_cluster):
+def test_sources_stand_beside_language_whose_test_questions_they_may_not_teach(source, stage_context, ingest_here):
     context = stage_context("corpora")
     summary = corpora(CorporaConfig(scenes=0, language_copies=1, sources=(source,)), context)
     train, test = language_rows(0, 1)
@@ -52,8 +59,7 @@ def test_sources_stand_beside_language_whose_test_questions_they_may_not_teach(s
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.ray
-def test_a_corpus_without_a_test_split_is_refused(source, stage_context, ray_cluster):
+def test_a_corpus_without_a_test_split_is_refused(source, stage_context, ingest_here):
     whole = SourceConfig(name="board", path=source.path)
     with pytest.raises(UserError, match="no conversations for testing; give a source a holdout"):
         corpora(CorporaConfig(scenes=0, language_copies=0, sources=(whole,)), stage_context("corpora"))

@@ -12,6 +12,7 @@ from small_benchmarks import write_all, write_cosmos, write_file
 from small_corpus import write_corpus
 from small_families import write_family
 from small_judge import small_judge
+from small_stages import work_here
 
 from blm.model.errors import UserError
 from blm.pipelines.digital.benchmarks import BENCHMARKS, LoadRules, load_items
@@ -141,7 +142,7 @@ def small_asks(folder: Path) -> list[Ask]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_vllm_in_an_actor_is_shown_and_says_what_transformers_does(
-    ray_cluster: None, learned_mllm: Path, benchmarks: Path, tmp_path: Path
+    ray_cluster: None, learned_mllm: Path, benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = [item for name in ("robovqa", "robofail", "egothink", "sharerobot") for item in some(name, benchmarks)]
     items += some("simulator", write_corpus(tmp_path / "corpora"))
@@ -152,6 +153,7 @@ def test_vllm_in_an_actor_is_shown_and_says_what_transformers_does(
         "progress": print,
     }
     by_vllm = generate([*items, long], engine=config(learned_mllm, "vllm"), path=tmp_path / "vllm.jsonl", **common)
+    work_here(monkeypatch, "blm.pipelines.digital.generate")
     by_transformers = generate(
         [*items, long], engine=config(learned_mllm), path=tmp_path / "transformers.jsonl", **common
     )
@@ -181,6 +183,7 @@ def test_all_six_are_asked_judged_and_tabled(
     benchmarks: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
     with small_judge() as server:
@@ -205,6 +208,7 @@ def test_all_six_are_asked_judged_and_tabled(
         assert row["average"] is not None
         asked = len(server.requests)
 
+        work_here(monkeypatch, "blm.pipelines.digital.generate")
         # A second call asks neither the model nor the judge; torn lines of a killed one are asked again.
         log = out / "generated.jsonl"
         kept = log.read_text().splitlines()[:-3]
@@ -226,8 +230,13 @@ def test_all_six_are_asked_judged_and_tabled(
 
 @pytest.mark.ray
 def test_our_own_questions_and_missing_media_are_scored_honestly(
-    ray_cluster: None, learned_mllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None,
+    learned_mllm: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    work_here(monkeypatch, "blm.pipelines.digital.generate")
     corpora = write_corpus(tmp_path / "corpora")
     folder = write_cosmos(tmp_path / "cosmos", "robovqa")
     (folder / "clips" / "a.mp4").unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from small_corpus import rows, write_corpus
+from small_stages import work_here
 
 from blm.model.errors import UserError
 from blm.pipelines.datasets.chat import ChatRow, chat_turn, write_chat
@@ -137,7 +138,11 @@ def test_habits_are_counted_turn_by_turn(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_the_digital_part_asks_scores_and_goes_on_where_it_was(
-    ray_cluster: None, learned_mllm: Path, tmp_path: Path, stage_context: Callable[..., StageContext]
+    ray_cluster: None,
+    learned_mllm: Path,
+    tmp_path: Path,
+    stage_context: Callable[..., StageContext],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     corpus = write_corpus(tmp_path / "corpora")
     stage1 = tmp_path / "stage1"
@@ -168,6 +173,7 @@ def test_the_digital_part_asks_scores_and_goes_on_where_it_was(
         line["answer"] = "edited"
     kept = [line for line in lines if line not in lines[-3:]]
     log.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"id": "torn')
+    work_here(monkeypatch, "blm.pipelines.digital.simulator")
     again = evaluate_digital(config, context)
     assert {row["category"]: row["after"] for row in again["categories"]}["white"] == 0.5
     assert len(log.read_text().splitlines()) == len(lines)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,9 +47,11 @@ def command(root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(tmp_path_factory) -> tuple[Path, str]:
+def killed_and_resumed(tmp_path_factory, empty_store) -> tuple[Path, str]:
     """(run folder, what the second call printed) of a run that was killed in the middle of Stage II."""
     root = tmp_path_factory.mktemp("runs")
+    (root / "tiny").mkdir()
+    shutil.copy(empty_store, root / "tiny/mlflow.db")
     log = root / "first.log"
     with log.open("w") as file:
         process = subprocess.Popen(command(root), stdout=file, stderr=subprocess.STDOUT, start_new_session=True)

@@ -80,7 +80,7 @@ def test_a_batch_holds_its_rows_with_their_intents_normalised_and_grouped_by_rob
 def test_two_workers_see_together_what_one_sees_and_a_resumed_run_what_it_would_have_seen(data):
     _, index, statistics = data
     feed = PolicyFeed(index, statistics, NumberedIntents())
-    given = {"batch": 10, "seed": 3, "temperature": 0.5, "device": CPU}
+    given = {"batch": 10, "seed": 3, "temperature": 0.5}
 
     def seen(batch):
         """Place -> everything about the row."""
@@ -88,10 +88,11 @@ def test_two_workers_see_together_what_one_sees_and_a_resumed_run_what_it_would_
         intents = zip(batch.intents.flatten(1).tolist(), batch.future_intents.flatten(1).tolist(), strict=True)
         return dict(zip(batch.place.tolist(), zip(states, intents, strict=True), strict=True))
 
-    whole = [seen(batch) for batch in feed.steps(0, 6, **given)]
-    assert [seen(batch) for batch in feed.steps(4, 6, **given)] == whole[4:]
+    alone = index.share(**given)
+    whole = [seen(batch) for batch in feed.steps(alone, 0, 6, device=CPU)]
+    assert [seen(batch) for batch in feed.steps(alone, 4, 6, device=CPU)] == whole[4:]
     for world in (2, 3):
-        shares = [feed.steps(0, 6, rank=rank, world=world, **given) for rank in range(world)]
+        shares = [feed.steps(index.share(rank=rank, world=world, **given), 0, 6, device=CPU) for rank in range(world)]
         for step, parts in enumerate(zip(*shares, strict=True)):
             joined = {place: row for part in parts for place, row in seen(part).items()}
             assert joined == whole[step]
@@ -193,7 +194,8 @@ def test_ray_data_decodes_the_pictures_of_every_steps_rows_in_order(data, ray_cl
     for tasks in (0, 2):
         feed = PictureFeed(index, statistics, datasets, ["front"], future=True, tasks=tasks)
         for rank, world, first, last in ((0, 1, 5, 75), (1, 2, 9, 12)):
-            batches = list(feed.steps(first, last, batch=10, seed=3, temperature=0.5, rank=rank, world=world))
+            share = index.share(batch=10, seed=3, temperature=0.5, rank=rank, world=world)
+            batches = list(feed.steps(share, first, last))
             assert len(batches) == last - first
             for step, batch in zip(range(first, last), batches, strict=True):
                 check(batch, step, rank, world)
@@ -202,7 +204,7 @@ def test_ray_data_decodes_the_pictures_of_every_steps_rows_in_order(data, ray_cl
     video.write_bytes(b"no video")
     damaged = datasets | {"pusht": use(tmp_path / "pusht", pusht(tmp_path))}
     with pytest.raises(UserError, match=r"file-000\.mp4 is not a readable video"):
-        list(PictureFeed(index, statistics, damaged, ["front"]).steps(0, 3, batch=10, seed=3))
+        list(PictureFeed(index, statistics, damaged, ["front"]).steps(index.share(batch=10, seed=3), 0, 3))
 
 
 def test_augmented_pictures_follow_from_their_seeds_alone():

@@ -13,7 +13,7 @@ from blm.model.chat_encoder import ChatEncoder, VideoShape
 from blm.model.errors import UserError
 from blm.model.packing import count_targets
 from blm.pipelines.datasets.chat import ChatRow, Video, chat_turn, write_chat
-from blm.pipelines.finetune.encode import encode_file
+from blm.pipelines.finetune.encode import encode_corpora, encode_file
 from blm.pipelines.finetune.row_store import Ahead, RowStore, n_bytes
 
 SIDE_PX = 56
@@ -128,6 +128,20 @@ def test_a_damaged_file_is_named(encoder, encoded):
     encoded.write_bytes(encoded.read_bytes()[:100])
     with pytest.raises(UserError, match=r"rows.arrow cannot be read"):
         RowStore([encoded], encoder)
+
+
+def test_both_splits_are_encoded_and_what_is_there_is_kept(tiny_mllm, encoded, tmp_path):
+    for path in ("train/a", "train/b", "test/a"):
+        write_chat(tmp_path / f"corpora/{path}.parquet", conversations())
+    out = tmp_path / "out"
+    kept = out / "train/a.arrow"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"of an earlier attempt")
+    options = {"cameras": ("front",), "max_length": 512, "workers": 0}
+    found = encode_corpora(tmp_path / "corpora", out, str(tiny_mllm), **options)
+    assert found == {"train": [kept, out / "train/b.arrow"], "test": [out / "test/a.arrow"]}
+    assert kept.read_bytes() == b"of an earlier attempt"
+    assert (out / "train/b.arrow").read_bytes() == (out / "test/a.arrow").read_bytes() == encoded.read_bytes()
 
 
 def test_decoded_rows_are_kept_up_to_a_size_and_the_oldest_go_first(encoder, encoded):

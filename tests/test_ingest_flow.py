@@ -1,6 +1,5 @@
 """The whole ingestion of small corpora: what comes out, what is refused and counted, and that nothing else decides."""
 
-import hashlib
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from small_ingest import bad_corpus, jpeg, looking, talking, write_llava
+from small_stages import folder_hash
 
 from blm.model.errors import UserError
 from blm.model.prompts import SYSTEM_PROMPTS
@@ -40,11 +40,6 @@ def run(options: IngestConfig, out: Path, *, workers: int = 0, own: Path | None 
     reports = ingest(options, out, workers=workers, progress=lambda text: None, own=own)
     forget_parts(out)
     return reports
-
-
-def folder_hash(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
 
 
 def assert_all_counted(report: dict[str, Any]) -> None:
@@ -131,7 +126,7 @@ def test_workers_and_an_interruption_change_no_byte(corpus, tmp_path, ray_cluste
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, ray_cluster, capsys):
     path = write_llava(tmp_path / "corpus", [looking(i % 300) | {"id": i} for i in range(1500)], range(300))
     words = ["--out", str(tmp_path / "out"), "--workers", "2", "--config", str(tmp_path / "options.yaml")]
     (tmp_path / "options.yaml").write_text(f"piece_mb: 0.01\nsources: [{{name: foreign, path: {path}}}]\n")
@@ -145,10 +140,10 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     process.wait()
     assert parts.exists()
     assert not (tmp_path / "out/ingest/foreign.json").exists(), "it was killed before its end"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "pieces were read before" in again.stdout
-    assert json.loads(again.stdout.splitlines()[-1])["foreign"]["records"] == 1500
+    assert main(["ingest", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "pieces were read before" in printed
+    assert json.loads(printed.splitlines()[-1])["foreign"]["records"] == 1500
     run(config(path, piece_mb=0.01), tmp_path / "whole")
     assert folder_hash(tmp_path / "out") == folder_hash(tmp_path / "whole")
 

@@ -40,6 +40,12 @@ def context(tiny_mllm, tmp_path_factory) -> StageContext:
     )
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model runs here, where transformers is imported already, and not in actors of its own."""
+    monkeypatch.setattr(ResourceConfig, "model_workers", {"workers": 0})
+
+
 def shards(context: StageContext) -> dict[Path, int]:
     """Every shard with the time it was written."""
     return {path: path.stat().st_mtime_ns for path in sorted(context.out.rglob("shard-*.arrow"))}
@@ -74,6 +80,7 @@ def resumed(killed, context) -> tuple[dict, str]:
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StageContext, "progress", lambda _self, text: lines.append(text))
+        patch.setattr(ResourceConfig, "model_workers", {"workers": 0})  # one shard is missing
         return intents(CONFIG, context), "\n".join(lines)
 
 
@@ -116,7 +123,7 @@ def test_a_finished_cache_is_not_made_again_and_the_gate_stops(resumed, context,
         intents(strict, context)
 
 
-def test_without_a_cache_a_sample_is_probed_and_nothing_kept(ray_cluster, context, tiny_mllm, tmp_path):
+def test_without_a_cache_a_sample_is_probed_and_nothing_kept(in_this_process, context, tiny_mllm, tmp_path):
     without = replace(context, out=tmp_path / "intents-1", resources=ResourceConfig(actors=1))
     config = replace(CONFIG, cache="none", precision="bfloat16")
     with pytest.MonkeyPatch.context() as patch:

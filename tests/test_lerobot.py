@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,73 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_lerobot import CAMERA, FEATURES, LENGTHS, make_dataset, make_episode, make_video_dataset, shades
 
 from blm.model.errors import UserError
 from blm.pipelines.datasets.lerobot import LeRobotDataset
-from blm.pipelines.datasets.lerobot_schema import Feature, image_feature
+from blm.pipelines.datasets.lerobot_schema import Feature
 from blm.pipelines.datasets.lerobot_stats import picture_histogram, picture_stats, vector_stats
-from blm.pipelines.datasets.lerobot_video import decode_frames, encode_segment
 from blm.pipelines.datasets.lerobot_writer import EpisodeFrames, write_lerobot
 from blm.pipelines.datasets.parquet import read_table
 
 ROOT = Path(__file__).parent.parent
-LENGTHS = (5, 7, 4)
-CAMERA = "observation.images.front"
-FEATURES = {
-    CAMERA: image_feature(28),
-    "observation.state": Feature(dtype="float32", shape=(3,), names=("a", "b", "c")),
-    "action": Feature(dtype="float32", shape=(2,), names=("a", "b")),
-    "action_chunk": Feature(dtype="float32", shape=(4, 2)),
-    "action_chunk_is_pad": Feature(dtype="bool", shape=(4,)),
-    "next.success": Feature(dtype="bool", shape=(1,)),
-}
-
-
-def encode(picture: np.ndarray, image_format: str) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, image_format)
-    return buffer.getvalue()
-
-
-def make_episode(index: int, image_format: str = "PNG") -> EpisodeFrames:
-    rng = np.random.default_rng(index)
-    n = LENGTHS[index]
-    pictures = [encode(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8), image_format) for _ in range(n)]
-    return EpisodeFrames(
-        task="push the cube" if index == 1 else "pick the cube",
-        values={
-            "observation.state": rng.normal(size=(n, 3)).astype(np.float32),
-            "action": rng.normal(size=(n, 2)).astype(np.float32),
-            "action_chunk": rng.normal(size=(n, 4, 2)).astype(np.float32),
-            "action_chunk_is_pad": rng.random((n, 4)) < 0.5,
-            "next.success": np.arange(n) == n - 1,
-        },
-        pictures={CAMERA: pictures},
-        histograms={CAMERA: picture_histogram(pictures)},
-        extra={"cell": "panda/PushCube", "seed": 40 + index, "geometry": "lite"},
-    )
-
-
-def make_dataset(root: Path, image_format: str = "PNG") -> list[EpisodeFrames]:
-    episodes = [make_episode(i, image_format) for i in range(3)]
-    write_lerobot(root, robot_type="panda", fps=10, features=FEATURES, episodes=episodes)
-    return episodes
-
-
-def shades(index: int) -> list[np.ndarray]:
-    """An episode's pictures for videos: no two frames of the dataset are equally bright, and all are smooth."""
-    first = sum(LENGTHS[:index])
-    slope = np.tile(np.arange(28, dtype=np.uint8)[:, None, None], (1, 28, 3))
-    return [slope + np.uint8(12 * (first + i)) for i in range(LENGTHS[index])]
-
-
-def make_video_dataset(root: Path) -> list[EpisodeFrames]:
-    episodes = [
-        replace(make_episode(i), pictures={}, videos={CAMERA: encode_segment(shades(i), fps=10)}) for i in range(3)
-    ]
-    features = FEATURES | {CAMERA: image_feature(28, video=True)}
-    write_lerobot(root, robot_type="panda", fps=10, features=features, episodes=episodes)
-    return episodes
 
 
 def test_reader_returns_what_was_written(tmp_path):
@@ -101,66 +43,6 @@ def test_reader_returns_what_was_written(tmp_path):
         np.testing.assert_allclose(dataset.values(frames, "timestamp")[:, 0], np.arange(episode.length) / 10, rtol=1e-6)
     indices = [dataset.values(dataset.read(e, ["index"]), "index")[:, 0] for e in dataset.episodes]
     np.testing.assert_array_equal(np.concatenate(indices), np.arange(16))
-
-
-def test_frames_of_videos_are_found_by_their_time(tmp_path):
-    make_video_dataset(tmp_path / "panda")
-    dataset = LeRobotDataset(tmp_path / "panda", episodes=[2, 0, 1])
-    for meta in dataset.episodes:
-        frames = dataset.read(meta, ["action", CAMERA])
-        assert frames.column_names == ["action", CAMERA]
-        assert dataset.encoded_pictures(frames, "front")[0].startswith(b"\x89PNG")
-        pictures = dataset.pictures(frames, "front").astype(int)
-        assert np.abs(pictures - np.stack(shades(meta.index))).max() <= 6
-    assert set(dataset.read(dataset.episodes[0]).column_names) == set(dataset.features)
-    numbers = dataset.read(dataset.episodes[0], ["action"])
-    np.testing.assert_array_equal(dataset.values(numbers, "action").shape, (4, 2))
-
-
-def test_video_files_follow_the_format(tmp_path):
-    make_video_dataset(tmp_path)
-    info = json.loads((tmp_path / "meta/info.json").read_text())
-    assert info["video_path"] == "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-    feature = info["features"][CAMERA]
-    assert (feature["dtype"], feature["info"]["video.codec"], feature["info"]["video.fps"]) == ("video", "h264", 10)
-    assert (tmp_path / f"videos/{CAMERA}/chunk-000/file-000.mp4").exists()
-    assert CAMERA not in pq.read_schema(tmp_path / "data/chunk-000/file-000.parquet").names
-    episodes = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet").to_pydict()
-    assert episodes[f"videos/{CAMERA}/file_index"] == [0, 0, 0]
-    assert episodes[f"videos/{CAMERA}/from_timestamp"] == [0.0, 0.5, 1.2]
-    assert episodes[f"videos/{CAMERA}/to_timestamp"] == [0.5, 1.2, 1.6]
-
-
-def test_full_video_files_are_followed_by_new_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr("blm.pipelines.datasets.lerobot_schema.VIDEO_FILES_SIZE_MB", 0.0001)
-    make_video_dataset(tmp_path)
-    assert len(list(tmp_path.glob("videos/*/*/*.mp4"))) == 3
-    dataset = LeRobotDataset(tmp_path)
-    for meta in dataset.episodes:
-        pictures = dataset.pictures(dataset.read(meta, [CAMERA]), "front").astype(int)
-        assert np.abs(pictures - np.stack(shades(meta.index))).max() <= 6
-
-
-def test_the_same_pictures_give_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
-        make_video_dataset(tmp_path / name)
-    one, two = ((tmp_path / name / f"videos/{CAMERA}/chunk-000/file-000.mp4").read_bytes() for name in ("one", "two"))
-    assert one == two
-
-
-def test_damaged_and_missing_videos_are_named(tmp_path):
-    make_video_dataset(tmp_path)
-    dataset = LeRobotDataset(tmp_path)
-    video = tmp_path / f"videos/{CAMERA}/chunk-000/file-000.mp4"
-    with pytest.raises(UserError, match=r"file-000\.mp4 has no frame at 1\.600 s"):
-        decode_frames(video, from_timestamp=1.2, length=6, fps=10)
-    video.write_bytes(b"no video")
-    with pytest.raises(UserError, match=r"file-000\.mp4 is not a readable video"):
-        dataset.read(dataset.episodes[0])
-    assert dataset.read(dataset.episodes[0], ["action"]).num_rows == 5
-    video.unlink()
-    with pytest.raises(UserError, match=r"file-000\.mp4 does not exist"):
-        dataset.read(dataset.episodes[0])
 
 
 def test_files_follow_the_format(tmp_path):

@@ -5,17 +5,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from small_dataset import SIDE, WORLD
+from small_dataset import WORLD, acting_for_both
 from small_intents import write_datasets, write_intents
 
 from blm.model.errors import UserError
 from blm.model.options import PolicyConfig
-from blm.model.predictor import BlmPolicy
-from blm.model.types import Observation
 from blm.pipelines.intents import open_caches
 from blm.pipelines.policy_training import loop
 from blm.pipelines.policy_training.regimes import Scope
@@ -126,20 +123,7 @@ def test_it_learns_and_a_killed_one_goes_on_to_the_bit(prepared, tmp_path, monke
 
 def test_the_last_candidate_acts_for_both_robots(prepared, tmp_path):
     loop.run(told(prepared, tmp_path / "out", replace(CONFIG, steps=5)), CPU)
-    folder = tmp_path / "out/candidates/step-000005"
-    policy = BlmPolicy.load(folder)
-    seen = [
-        Observation(
-            images={"front": np.full((SIDE, SIDE, 3), 180, np.uint8)},
-            state=np.zeros(dims, np.float32),
-            instruction="push the cube",
-            embodiment=robot,
-        )
-        for robot, dims in (("panda", 8), ("xarm6", 7))
-    ]
-    chunks = policy.infer_batch(seen, [0, 1])
-    assert [chunk.actions.shape for chunk in chunks] == [(16, 8), (16, 7)]
-    assert all(np.isfinite(chunk.actions).all() for chunk in chunks)
+    policy = acting_for_both(tmp_path / "out/candidates/step-000005")
     assert policy.contract.provenance["step"] == 5
     assert policy.contract.provenance["cells"] == list(CELLS)
 

@@ -88,9 +88,9 @@ def test_a_user_error_is_found_inside_what_ray_raises(ray_cluster: None, where: 
 @pytest.mark.ray
 def test_a_user_error_is_found_inside_what_ray_train_raises(ray_cluster: None, tmp_path: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without PyTorch
 
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         fail,
         train_loop_config={},
         scaling_config=ScalingConfig(num_workers=1),

@@ -1,6 +1,5 @@
 """Stage `render`: the right frames, exactly what was simulated, the same dataset however it is made."""
 
-import hashlib
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_stages import folder_hash
 
 from blm.actors.sim.env import CellEnv
 from blm.actors.sim.episode import Episode, write_episodes
@@ -81,9 +81,18 @@ def rendered(tmp_path_factory, collected, ray_cluster) -> tuple[Path, dict]:
     return out, render(RenderConfig(chunk=4), make_context(out, collected))
 
 
-def folder_hash(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
+def parts_here(config: RenderConfig, out: Path, collect: Path, count: int | None = None) -> None:
+    """The parts of the first `count` files (None: of all), made in this process, which has a simulator already."""
+    worker = RenderWorker(config, WORLD)
+    for source in sorted((collect / "episodes").glob("*/seeds*.parquet"))[:count]:
+        part = out / "parts" / f"{source.parent.name}-{source.stem}.parquet"
+        worker({"source": str(source), "part": str(part)})
+
+
+def render_here(config: RenderConfig, out: Path, collect: Path) -> dict:
+    """The whole stage, whose workers have done everything before."""
+    parts_here(config, out, collect)
+    return render(config, make_context(out, collect))
 
 
 def test_frames_fall_on_the_stride_and_chunks_repeat_the_end():
@@ -166,11 +175,7 @@ def test_each_cells_first_frame_is_kept_to_look_at(rendered):
 
 def test_a_killed_stage_goes_on_with_the_files_that_are_left(rendered, collected, tmp_path, capsys):
     # What a kill leaves behind: finished parts, and a part half written.
-    sources = sorted((collected / "episodes").glob("*/seeds*.parquet"))
-    worker = RenderWorker(RenderConfig(chunk=4), WORLD)
-    for source in sources[:2]:
-        part = tmp_path / "parts" / f"{source.parent.name}-{source.stem}.parquet"
-        worker({"source": str(source), "part": str(part)})
+    parts_here(RenderConfig(chunk=4), tmp_path, collected, count=2)
     (tmp_path / "parts/.tmp-half").write_bytes(b"half a part")
     summary = render(RenderConfig(chunk=4), make_context(tmp_path, collected))
     assert "2 of 3 episode files were rendered before" in capsys.readouterr().out
@@ -203,7 +208,7 @@ def test_damage_that_only_a_worker_meets_is_named_too(collected, tmp_path, ray_c
 def test_variants_are_the_same_demonstration_with_other_looks(rendered, collected, tmp_path):
     out, _ = rendered
     render(RenderConfig(chunk=4, variants=3), make_context(tmp_path / "two", collected))
-    render(RenderConfig(chunk=4, variants=3), make_context(tmp_path / "one", collected, actors=1))
+    render_here(RenderConfig(chunk=4, variants=3), tmp_path / "one", collected)
     assert folder_hash(tmp_path / "one/lerobot") == folder_hash(tmp_path / "two/lerobot")
     plain, dataset = LeRobotDataset(out / "lerobot/panda"), LeRobotDataset(tmp_path / "one/lerobot/panda")
     assert [e.extra["variant"] for e in dataset.episodes] == [0, 1, 2] * 4
@@ -216,7 +221,7 @@ def test_variants_are_the_same_demonstration_with_other_looks(rendered, collecte
         assert first == plain.encoded_pictures(frames, "side")
         assert first != second != third != first
     all_drawn = RenderConfig(chunk=4, variants=1, plain_first=False, look=LookConfig(eye_jitter_m=0.1))
-    render(all_drawn, make_context(tmp_path / "drawn", collected, actors=1))
+    render_here(all_drawn, tmp_path / "drawn", collected)
     other = LeRobotDataset(tmp_path / "drawn/lerobot/panda")
     pictures = other.encoded_pictures(other.read(other.episodes[0]), "side")
     assert pictures != plain.encoded_pictures(plain.read(plain.episodes[0]), "side")
@@ -226,11 +231,9 @@ def test_variants_are_the_same_demonstration_with_other_looks(rendered, collecte
 def test_videos_show_what_the_pictures_do(rendered, collected, tmp_path, capsys):
     out, summary = rendered
     config = RenderConfig(chunk=4, storage="video")
-    first = render(config, make_context(tmp_path / "first", collected))
+    first = render_here(config, tmp_path / "first", collected)
     assert {**first, "datasets": None} == {**summary, "datasets": None}
-    part = next(path for path in sorted((collected / "episodes").glob("*/seeds*.parquet")))
-    worker = RenderWorker(config, WORLD)
-    worker({"source": str(part), "part": str(tmp_path / f"again/parts/{part.parent.name}-{part.stem}.parquet")})
+    parts_here(config, tmp_path / "again", collected, count=1)
     render(config, make_context(tmp_path / "again", collected, actors=1))
     assert "1 of 3 episode files were rendered before" in capsys.readouterr().out
     assert folder_hash(tmp_path / "first/lerobot") == folder_hash(tmp_path / "again/lerobot")
@@ -246,16 +249,15 @@ def test_videos_show_what_the_pictures_do(rendered, collected, tmp_path, capsys)
     np.testing.assert_array_equal(
         images.stats()["observation.images.side"]["mean"], videos.stats()["observation.images.side"]["mean"]
     )
-    kept = np.asarray(Image.open(tmp_path / "first/examples/panda-PushCube/side.png"))
-    assert kept.shape == (56, 56, 3)
+    assert np.asarray(Image.open(tmp_path / "first/examples/panda-PushCube/side.png")).shape == (56, 56, 3)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["images", "video"])
 def test_a_worker_killed_at_work_changes_nothing(collected, tmp_path, ray_cluster, storage):
-    config = RenderConfig(chunk=4, variants=10, storage=storage)
-    render(config, make_context(tmp_path / "undisturbed", collected))
+    config = RenderConfig(chunk=4, variants=8, storage=storage)
+    render_here(config, tmp_path / "undisturbed", collected)
     killed = []
 
     def kill() -> None:

@@ -14,28 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_pipeline
-
-SCRIPT = small_pipeline.__file__
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with nothing in it: to make one takes longer than a run of these stages."""
-    from mlflow.tracking import MlflowClient
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("small") is None
-    return path
+from small_pipeline import SCRIPT, call, environment, make_stages, prepare, start
 
 
 @pytest.fixture
 def folder(tmp_path: Path, empty_store: Path) -> Path:
-    """A folder with the stages' modules, and with a store."""
-    small_pipeline.make_stages(tmp_path)
-    (tmp_path / "runs/small").mkdir(parents=True)
-    shutil.copy(empty_store, tmp_path / "runs/small/mlflow.db")
-    return tmp_path
+    return prepare(tmp_path, empty_store)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +33,7 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    small_pipeline.make_stages(folder)
+    make_stages(folder)
     return Finished(folder=folder, result=call(folder))
 
 
@@ -58,28 +42,6 @@ def finished_copy(finished: Finished, folder: Path) -> Path:
     assert finished.result.returncode == 0, finished.result.stderr
     shutil.copytree(finished.folder / "runs", folder / "runs", dirs_exist_ok=True)
     return folder
-
-
-def environment(folder: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    return kept | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-
-
-def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPT, str(folder), *words]
-    return subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=120, check=False)
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, SCRIPT, str(folder), *words]
-    return subprocess.Popen(
-        command,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def count_folder(folder: Path) -> Path:
@@ -163,69 +125,6 @@ def test_a_run_killed_in_the_middle_of_a_stage_goes_on_where_it_was(folder: Path
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == times
     assert manifest(out)["attempts"] == 2
     assert manifest(out)["wall_s"] > 16 * 0.1
-
-
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_so_and_exits_130(folder: Path, sign: signal.Signals) -> None:
-    running = start(folder, "--until", "count", "--to", "100", "--pause-s", "0.2")
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "[count] 2 of" in line:
-            break
-    running.send_signal(sign)
-    _, stderr = running.communicate(timeout=20)
-    assert running.returncode == 130
-    assert "interrupted; what is finished is kept" in stderr
-    assert "Traceback" not in stderr
-
-
-TRAINING = """
-VERSION = 1
-def loop(config):
-    import time
-    for i in range(600):
-        print(f"[square] step {i}", flush=True)
-        time.sleep(0.1)
-def square(config, context):
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    run = RunConfig(name="r", storage_path=str(context.out))
-    TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=1), run_config=run).fit()
-    return {}
-"""
-
-WAITING = """
-VERSION = 1
-def loop():
-    import time
-    for i in range(600):
-        print(f"[square] step {i}", flush=True)
-        time.sleep(0.1)
-def square(config, context):
-    import ray
-    ray.get(ray.remote(loop).remote())
-    return {}
-"""
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize(
-    ("source", "sign"), [(TRAINING, signal.SIGINT), (WAITING, signal.SIGTERM)], ids=["train-SIGINT", "task-SIGTERM"]
-)
-def test_handlers_that_ray_installs_do_not_take_an_interrupt_away(
-    folder: Path, source: str, sign: signal.Signals
-) -> None:
-    (folder / "square_stage.py").write_text(source)
-    running = start(folder)
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "[square] step 3" in line:
-            break
-    running.send_signal(sign)
-    _, stderr = running.communicate(timeout=30)
-    assert running.returncode == 130, stderr
-    assert "interrupted" in stderr
-    assert "Traceback" not in stderr
 
 
 @pytest.mark.ray

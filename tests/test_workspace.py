@@ -14,14 +14,13 @@ import pytest
 from blm.actors.sim.world import WorldConfig
 from blm.model.errors import UserError
 from blm.pipelines.fingerprint import code_hash, fingerprint, plain
+from blm.pipelines.lock import is_locked, locked
 from blm.pipelines.workspace import (
     ResourceConfig,
     accept_code,
     check_manifest,
     content_hash,
-    is_locked,
     list_files,
-    locked,
     made_by_other_code,
     read_manifest,
     write_json,
@@ -164,7 +163,7 @@ def test_a_second_process_cannot_take_a_run_folder(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from blm.pipelines.workspace import locked
+        from blm.pipelines.lock import locked
         with locked(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()

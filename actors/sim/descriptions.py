@@ -10,19 +10,30 @@ lack; then a copy with the changes is written to a temporary folder that lives a
 - the WidowX AI gets our tool centre frame and, for collisions, the fingers of `lite`.
 """
 
+import importlib.util
+import os
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from functools import cache
 from pathlib import Path
 
-import mani_skill
-
 from blm.actors.sim.world import Geometry
 from blm.model.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
-WHEEL = Path(mani_skill.__file__).parent / "assets/robots"
-DOWNLOADED = Path(mani_skill.ASSET_DIR) / "robots"
+
+
+def _wheel() -> Path:
+    """Where the mani_skill package has its robots; found without importing it, which takes seconds."""
+    spec = importlib.util.find_spec("mani_skill")
+    if spec is None or spec.origin is None:
+        raise UserError("the package mani_skill is not installed; `make setup` installs everything")
+    return Path(spec.origin).parent / "assets/robots"
+
+
+WHEEL = _wheel()
+DOWNLOADED = Path(os.getenv("MS_ASSET_DIR", Path.home() / ".maniskill")) / "data/robots"
+"""Where ManiSkill looks for what it downloads."""
 
 _WRITTEN = tempfile.TemporaryDirectory(prefix="blm-robots-")
 

@@ -7,11 +7,10 @@ schemas: this hook defines them just before torchvision is first imported, in ev
 it; see `cluster/setup/environment.sh`).
 
 It does nothing where torchvision's own operators can load: with a CUDA or ROCm torch, or with a `+cpu` torchvision.
+Every interpreter of the environment imports this file, so it imports next to nothing itself.
 """
 
-import importlib.metadata
 import sys
-from importlib.abc import MetaPathFinder
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -22,7 +21,7 @@ SCHEMAS = (
 _kept_alive = []  # torch.library.Library unregisters its schemas when it is collected
 
 
-class _DefineSchemasFirst(MetaPathFinder):
+class _DefineSchemasFirst:
     def find_spec(self, fullname, path=None, target=None):
         if fullname == "torchvision":
             sys.meta_path.remove(self)
@@ -32,6 +31,8 @@ class _DefineSchemasFirst(MetaPathFinder):
 
 def define_schemas() -> None:
     """Declare torchvision's operators for a CPU torch that cannot load torchvision's compiled ones."""
+    import importlib.metadata
+
     import torch
 
     has_accelerator_build = torch.version.cuda is not None or torch.version.hip is not None

@@ -1,13 +1,12 @@
 """How good the baseline's averaged weights are on episodes that training never sees."""
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from blm.model.diffusion_network import DiffusionBatch, DiffusionNetwork
 from blm.pipelines import workers
 from blm.pipelines.diffusion_baseline.data import Data, draws_of, on_device
+from blm.pipelines.policy_training.heldout import rows_and_places
 from blm.pipelines.policy_training.weights import Weights
 
 HELD_OUT_BATCH = 64
@@ -20,14 +19,8 @@ def held_out(weights: Weights, network: DiffusionNetwork, data: Data, device: to
     """`val_loss`, and `val_action`: how far sampled actions are from the demonstrated ones on average, in normalised
     units. Of the averaged weights, on episodes that training never sees, with the same noise every time.
     """
-    rows = data.index.validation_rows
-    if len(rows) == 0:  # too few demonstrations to keep one back
-        rows = data.index.train_rows[:HELD_OUT_BATCH]
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_HELD_OUT)).astype(np.int64)]
+    rows, places = rows_and_places(data.index, most=MOST_HELD_OUT, otherwise=HELD_OUT_BATCH)
     draws = draws_of(data, seed=0, step=0, batch=len(rows), draws=1)
-    places = np.arange(len(rows))
-    if len(rows) >= dist.get_world_size():  # of fewer rows every worker takes all, which gives the same means
-        places = places[dist.get_rank() :: dist.get_world_size()]
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     weights.swap_average()
     network.eval()

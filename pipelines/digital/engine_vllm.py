@@ -107,6 +107,7 @@ def set_cpu_environment(memory_gb: float) -> None:
         "VLLM_CPU_KVCACHE_SPACE": f"{max(round(memory_gb), 1)}",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the default would pin every engine to the same core
         "VLLM_DO_NOT_TRACK": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, where two more would each import vLLM for ten seconds
         "VLLM_LOGGING_LEVEL": "WARNING",
     }.items():
         os.environ.setdefault(name, value)

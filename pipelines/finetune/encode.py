@@ -6,13 +6,12 @@ processes. Pictures stay encoded on disk; `row_store` decodes them when a step n
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from PIL import Image
 
 from blm.actors.sim.cameras import CAMERAS, FIXED_CAMERAS, project
@@ -20,50 +19,47 @@ from blm.model.chat_encoder import ChatEncoder, VideoShape
 from blm.model.errors import UserError
 from blm.model.packing import N_POINTS, EncodedRow, count_targets
 from blm.pipelines.datasets.chat import ChatRow, Video, chat_files, read_chat
+from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.parquet import temporary_path
 from blm.pipelines.finetune.row_store import SCHEMA
 
 ROWS_PER_BATCH = 256  # rows that are in memory at once while a file is written
 
 
-def encoder_loader(source: str) -> Callable[[], ChatEncoder]:
-    """A function that loads the model's chat encoder once in each process that calls it."""
-    loaded: list[ChatEncoder] = []
+class EncodeWorker:
+    """Tokenises chat files, one an item {"source", "target"}."""
 
-    def load() -> ChatEncoder:
-        if not loaded:
-            loaded.append(ChatEncoder.load(source))
-        return loaded[0]
+    def __init__(self, model: str, cameras: Sequence[str], max_length: int) -> None:
+        """model: folder or hub name, whose chat encoder is loaded."""
+        self._encoder, self._cameras, self._max_length = ChatEncoder.load(model), tuple(cameras), max_length
 
-    return load
-
-
-def encode_corpus(
-    corpus: Path,
-    out: Path,
-    load_encoder: Callable[[], ChatEncoder],
-    *,
-    cameras: Sequence[str],
-    max_length: int,
-    blocks: int,
-) -> list[Path]:
-    """Tokenise every chat file of `corpus` into an Arrow file of `out`, in parallel; files already there are kept.
-
-    load_encoder: called in each worker. Raises UserError for damaged files and for conversations over `max_length`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    files = chat_files(corpus)
-    targets = [out / f"{file.stem}.arrow" for file in files]
-    missing = [{"source": str(f), "target": str(t)} for f, t in zip(files, targets, strict=True) if not t.is_file()]
-
-    def encode(item: dict[str, str]) -> dict[str, int]:
-        rows = encode_file(
-            Path(item["source"]), Path(item["target"]), load_encoder(), cameras=cameras, max_length=max_length
-        )
+    def __call__(self, item: dict[str, str]) -> dict[str, int]:
+        """Write the target; returns its number of rows."""
+        source, target = Path(item["source"]), Path(item["target"])
+        rows = encode_file(source, target, self._encoder, cameras=self._cameras, max_length=self._max_length)
         return {"rows": rows}
 
-    if missing:
-        ray.data.from_items(missing, override_num_blocks=min(blocks, len(missing))).map(encode).sum("rows")
+
+def encode_corpora(
+    corpora: Path, out: Path, model: str, *, cameras: Sequence[str], max_length: int, workers: int
+) -> dict[str, list[Path]]:
+    """Tokenise every chat file of `corpora/train` and `corpora/test` into an Arrow file of the same folder of `out`, in
+    parallel; files already there are kept. Returns them by split.
+
+    model: folder or hub name; its encoder is loaded in each worker. Both splits are one call of Ray Data, because what
+    starting one costs is mostly that loading. UserError for damaged files and for conversations over `max_length`.
+    """
+    targets: dict[str, list[Path]] = {}
+    missing: list[dict[str, str]] = []
+    for split in ("train", "test"):
+        (out / split).mkdir(parents=True, exist_ok=True)
+        files = chat_files(corpora / split)
+        targets[split] = [out / split / f"{file.stem}.arrow" for file in files]
+        pairs = zip(files, targets[split], strict=True)
+        missing += [{"source": str(f), "target": str(t)} for f, t in pairs if not t.is_file()]
+    arguments = {"model": model, "cameras": tuple(cameras), "max_length": max_length}
+    for _ in map_items(missing, EncodeWorker, arguments=arguments, workers=workers, light=True):
+        pass
     return targets
 
 

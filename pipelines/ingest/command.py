@@ -8,6 +8,7 @@ blm ingest --config sources.yaml --out DIR        all options a source, as under
 import argparse
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,9 @@ def main(name: str, arguments: argparse.Namespace) -> int:
     ray_runtime.set_environment()
     from blm.pipelines.ingest.flow import forget_parts, ingest
 
-    config = _config(arguments)
-    if arguments.workers:
-        ray_runtime.connect(num_cpus=arguments.workers, address=arguments.address)
-    try:
-        reports = ingest(config, arguments.out, workers=arguments.workers, progress=_say)
-    finally:
-        if arguments.workers:
-            ray_runtime.disconnect()
+    config, workers = _config(arguments), arguments.workers
+    with ray_runtime.connected(num_cpus=workers, address=arguments.address) if workers else nullcontext():
+        reports = ingest(config, arguments.out, workers=workers, progress=_say)
     forget_parts(arguments.out)
     print(json.dumps(reports))
     return 0

@@ -19,6 +19,8 @@ from blm.model.errors import UserError
 from blm.pipelines.statistics import wilson
 from blm.pipelines.workspace import read_json
 
+CANDIDATES = "candidates"
+"""The folder of a model's training in which they lie."""
 CONTRACT = "blm.json"
 Record = Mapping[str, Any]
 

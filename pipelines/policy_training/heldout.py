@@ -12,6 +12,7 @@ from blm.model.policy_losses import PolicyLosses, means
 from blm.pipelines import workers
 from blm.pipelines.policy_training.data import TrainingData
 from blm.pipelines.policy_training.weights import Weights
+from blm.pipelines.windows.index import WindowIndex
 
 BATCH = 128
 MOST_ROWS = 4096
@@ -21,15 +22,8 @@ MOST_ROWS = 4096
 @torch.no_grad()
 def held_out(weights: Weights, policy: Policy, data: TrainingData, device: torch.device) -> dict[str, float]:
     """`val_flow`, `val_future`, `val_copy`, `val_target_std` (see `policy_losses.means`). Called by every worker."""
-    rows = data.index.validation_rows
-    if len(rows) == 0:  # too few demonstrations to keep one back
-        rows = data.index.train_rows[:BATCH]
-    if len(rows) > MOST_ROWS:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.int64)]
+    rows, places = rows_and_places(data.index, most=MOST_ROWS, otherwise=BATCH)
     draws = make_draws(policy.config, seed=0, step=0, batch=len(rows), draws=1, max_action_dim=data.max_action_dim)
-    places = np.arange(len(rows))
-    if len(rows) >= dist.get_world_size():  # of fewer rows every worker takes all, which gives the same means
-        places = places[dist.get_rank() :: dist.get_world_size()]
     weights.swap_average()
     policy.eval()
     total: PolicyLosses | None = None
@@ -42,6 +36,19 @@ def held_out(weights: Weights, policy: Policy, data: TrainingData, device: torch
     assert total is not None, "there are rows"
     found = means(_over_workers(total))
     return {f"val_{name}": round(float(value), 5) for name, value in found.items()}
+
+
+def rows_and_places(index: WindowIndex, *, most: int, otherwise: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of held-out windows int64 [n], of more than `most` evenly spaced ones, and which of them are this worker's.
+
+    Without any (too few demonstrations to keep one back), the first `otherwise` of training. Of fewer rows than workers
+    every one takes all, which gives the same means.
+    """
+    rows = index.validation_rows if len(index.validation_rows) else index.train_rows[:otherwise]
+    if len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+    places = np.arange(len(rows))
+    return rows, places[dist.get_rank() :: dist.get_world_size()] if len(rows) >= dist.get_world_size() else places
 
 
 def _over_workers(losses: PolicyLosses) -> PolicyLosses:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from blm.actors.sim.outcome import EpisodeResult, Failure, RolloutConfig
+from blm.actors.sim.execution_options import ExecutionConfig
+from blm.actors.sim.outcome import EpisodeResult, Failure, RolloutConfig, RolloutItem
 from blm.actors.sim.policies import Inference, Policy
 from blm.actors.sim.tasks import instruction_for
 from blm.actors.sim.world import Cell, WorldConfig, parse_cell, seed_range
@@ -26,6 +27,7 @@ from blm.pipelines.workspace import ResourceConfig, StageContext
 
 if TYPE_CHECKING:  # the thread imports Ray: stages are imported by every call of the command line
     from blm.actors.pool import WorkPool
+    from blm.actors.sim.runner import RolloutRunner
     from blm.pipelines.stage2 import Stage2Config
 
 KEY = ("scope", "step", "cell", "seed")
@@ -58,14 +60,19 @@ class PatientRunner:
     """Plain object; `ray.remote` turns it into an actor of the pool. Episodes of any policy, at low priority."""
 
     def __init__(self, world: WorldConfig, config: RolloutConfig) -> None:
-        from blm.actors.sim.rollout import RolloutRunner
-
         os.nice(NICE)
-        self._runner = RolloutRunner(world, config)
+        self._world, self._config = world, config
+        self._runner: RolloutRunner | None = None
 
     def work(self, item: _Item) -> list[EpisodeResult]:
         """Results of the item's episodes, in order of its seeds."""
-        return [one.result for one in self._runner.run(item.cell, item.seeds, item.policy)]
+        from blm.actors.sim.runner import RolloutRunner
+
+        if self._runner is None:
+            self._runner = RolloutRunner(self._world, self._config, item.policy, slots=SIDE_BY_SIDE)
+        self._runner.change_policy(item.policy)
+        finished = self._runner.run([RolloutItem(cell=item.cell, seed=seed) for seed in item.seeds])
+        return [one.result for one in finished]
 
 
 class Judge:
@@ -122,7 +129,7 @@ class Judge:
 
         from blm.actors.pool import WorkPool
 
-        config = RolloutConfig(execute_steps=self._config.rollout_execute_steps, record=False)
+        config = RolloutConfig(execution=ExecutionConfig(execute_steps=self._config.rollout_execute_steps))
         actor = ray.remote(PatientRunner).options(num_cpus=0)
         return WorkPool(lambda: actor.remote(self._context.world, config), actors=max(1, self._config.rollout_actors))
 
@@ -146,15 +153,17 @@ class Judge:
         self, ledger: Ledger, pool: "WorkPool[_Item, list[EpisodeResult]]", entrant: Entrant, step: int, path: Path
     ) -> None:
         """Roll out what is missing of one candidate, and delete those that are no longer wanted."""
-        from blm.actors.policy import start_policy
+        from blm.actors.policy import ServingOptions, start_policy
 
         resources = self._context.resources
         make_policy = functools.partial(load_candidate, path, resources, self._config.rollout_euler_steps)
-        policy = start_policy("candidate", make_policy, num_gpus=1 if resources.device == "cuda" else 0)
+        options = ServingOptions(num_gpus=1 if resources.device == "cuda" else 0)
+        policy = start_policy("candidate", make_policy, options)
         try:
             for cell, seeds, keys in self._groups(entrant, step):
-                if any(key not in ledger for key in keys):
-                    pool.submit(_Item(cell=cell, seeds=seeds, policy=policy))
+                missing = tuple(seed for seed, key in zip(seeds, keys, strict=True) if key not in ledger)
+                if missing:
+                    pool.submit(_Item(cell=cell, seeds=missing, policy=policy))
             while pool.pending and not self._stop.is_set():
                 outcome = pool.next(timeout_s=LOOK_EVERY_S)
                 if outcome is not None:

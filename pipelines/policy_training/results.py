@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from blm.pipelines.policy_training.candidates import choose, export, success_by_step
+from blm.pipelines.policy_training.candidates import CANDIDATES, choose, export, success_by_step
 from blm.pipelines.policy_training.regimes import Scope
 from blm.pipelines.workspace import StageContext, read_json, write_json
 
 METRICS = "metrics.json"
-CANDIDATES = "candidates"
 
 
 def finish_models(

@@ -33,11 +33,7 @@ def take_step(
     with autocast:
         losses = policy(batch, draws)
     loss = combine(_of_all_workers(losses), policy.config)
-    weights.zero_gradients()
-    loss.backward()
-    weights.add_up_gradients()
-    weights.clip_gradients(clip_norm)
-    weights.optimizers.step()
+    weights.descend(loss, clip_norm=clip_norm)
     policy.update_target()
     return sums_of(losses)
 

@@ -112,6 +112,14 @@ class Weights:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
 
+    def descend(self, loss: Tensor, *, clip_norm: float) -> None:
+        """One step of the optimisers down the gradient of `loss`, a scalar of which every worker has its part."""
+        self.zero_gradients()
+        loss.backward()
+        self.add_up_gradients()
+        self.clip_gradients(clip_norm)
+        self.optimizers.step()
+
     # ---------------------------------------------------------------------------------------------------- average
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 
 from blm.model.normalize import EmbodimentStatistics
 from blm.model.policy_batch import PolicyBatch, PolicyGroup
-from blm.pipelines.windows.index import WindowIndex
+from blm.pipelines.windows.index import Share, WindowIndex
 from blm.pipelines.windows.sources import IntentSource, Variant
 from blm.pipelines.windows.windows import RobotWindows
 
@@ -78,24 +78,11 @@ class PolicyFeed:
             place=torch.from_numpy(place[np.concatenate(order)]),
         )
 
-    def steps(
-        self,
-        first: int,
-        last: int,
-        *,
-        batch: int,
-        seed: int,
-        temperature: float = 1.0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device,
-    ) -> Iterator[PolicyBatch]:
-        """This worker's share of each of the steps first..last - 1, made ahead by a thread (`ahead`)."""
+    def steps(self, share: Share, first: int, last: int, *, device: torch.device) -> Iterator[PolicyBatch]:
+        """A worker's share of each of the steps first..last - 1, made ahead by a thread (`ahead`)."""
 
         def make(step: int) -> PolicyBatch:
-            rows = self.index.step_rows(step, batch, seed, temperature)
-            mine = np.arange(rank, batch, world)
-            return self.batch(rows[mine], mine, step=step, seed=seed, device=device)
+            return self.batch(share.rows(step), share.place, step=step, seed=share.seed, device=device)
 
         return ahead(make, range(first, last))
 

@@ -9,6 +9,7 @@ have seen: every worker asks for the whole step and takes its share.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,6 +48,33 @@ class StepOrder:
         return self.__dict__ | {"_streams": {}}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What one worker takes of every step of a training. Small, and picklable."""
+
+    order: StepOrder
+    """The rows of every step."""
+    batch: int
+    """Rows a step, over all workers."""
+    seed: int
+    """Decides the order."""
+    temperature: float = 1.0
+    """As for `WindowIndex.step_rows`."""
+    rank: int = 0
+    """Which worker this is."""
+    world: int = 1
+    """How many there are."""
+
+    @property
+    def place(self) -> np.ndarray:
+        """Where this worker's rows stand in a step, int64 [b]."""
+        return np.arange(self.rank, self.batch, self.world)
+
+    def rows(self, step: int) -> np.ndarray:
+        """This worker's rows of a step, int64 [b]."""
+        return self.order(step, self.batch, self.seed, self.temperature)[self.place]
+
+
 class WindowIndex:
     """The windows of several robots, or those of some cells."""
 
@@ -81,6 +109,10 @@ class WindowIndex:
     def step_rows(self, step: int, batch: int, seed: int, temperature: float = 1.0) -> np.ndarray:
         """Rows of a step over all workers, int64 [batch]. UserError for a temperature outside of 0 to 1."""
         return self.order(step, batch, seed, temperature)
+
+    def share(self, *, batch: int, seed: int, temperature: float = 1.0, rank: int = 0, world: int = 1) -> Share:
+        """What the worker `rank` of `world` takes of every step."""
+        return Share(order=self.order, batch=batch, seed=seed, temperature=temperature, rank=rank, world=world)
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(place of the robot in `windows`, frame of its dataset) of each row, int64 [n] both."""

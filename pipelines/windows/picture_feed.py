@@ -17,7 +17,7 @@ from blm.model.normalize import EmbodimentStatistics
 from blm.model.policy_batch import PolicyGroup
 from blm.pipelines.windows.dataset import RobotDataset
 from blm.pipelines.windows.feed import ahead, policy_group
-from blm.pipelines.windows.index import StepOrder, WindowIndex
+from blm.pipelines.windows.index import Share, WindowIndex
 
 BLOCK_ROWS = 256
 """Rows that a task decodes, about: whole steps."""
@@ -47,17 +47,12 @@ class PictureBatch:
 class _Plan:
     """What a task must know to decode the pictures of any step."""
 
-    order: StepOrder
+    share: Share
     starts: np.ndarray
     folders: tuple[str, ...]
     cameras: tuple[str, ...]
     horizon: int
     future: bool
-    batch: int
-    seed: int
-    temperature: float
-    rank: int
-    world: int
 
 
 class PictureFeed:
@@ -86,45 +81,20 @@ class PictureFeed:
         pictures = _decode(self._opened, self.index.starts, rows, self._cameras, self._horizon, self._future)
         return self._assembled(rows, place, *pictures)
 
-    def steps(
-        self,
-        first: int,
-        last: int,
-        *,
-        batch: int,
-        seed: int,
-        temperature: float = 1.0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> Iterator[PictureBatch]:
-        """This worker's share of each of the steps first..last - 1."""
-        place = np.arange(rank, batch, world)
+    def steps(self, share: Share, first: int, last: int) -> Iterator[PictureBatch]:
+        """A worker's share of each of the steps first..last - 1."""
         if self._tasks == 0:
-
-            def make(step: int) -> PictureBatch:
-                return self.batch(self.index.step_rows(step, batch, seed, temperature)[place], place)
-
-            return ahead(make, range(first, last))
+            return ahead(lambda step: self.batch(share.rows(step), share.place), range(first, last))
         plan = _Plan(
-            order=self.index.order,
+            share=share,
             starts=self.index.starts,
             folders=self._folders,
             cameras=self._cameras,
             horizon=self._horizon,
             future=self._future,
-            batch=batch,
-            seed=seed,
-            temperature=temperature,
-            rank=rank,
-            world=world,
         )
         decoded = _streamed(plan, first, last, self._tasks)
-
-        def take(step: int) -> PictureBatch:
-            rows = self.index.step_rows(step, batch, seed, temperature)[place]
-            return self._assembled(rows, place, *next(decoded))
-
-        return ahead(take, range(first, last))
+        return ahead(lambda step: self._assembled(share.rows(step), share.place, *next(decoded)), range(first, last))
 
     @property
     def _horizon(self) -> int:
@@ -179,7 +149,7 @@ def _streamed(plan: _Plan, first: int, last: int, tasks: int) -> Iterator[tuple[
 
     from blm.cluster.ray_runtime import cause_of
 
-    rows = len(range(plan.rank, plan.batch, plan.world))
+    rows = len(plan.share.place)
     per_block = max(1, BLOCK_ROWS // rows)
     reference = ray.put(plan)
     for start in range(first, last, per_block * SEGMENT_BLOCKS):
@@ -214,7 +184,7 @@ def _decode_steps(
     plan, datasets = _known(reference[0])
     first = start + int(block["id"][0]) * per_block
     steps = range(first, min(end, first + per_block))
-    rows = [plan.order(s, plan.batch, plan.seed, plan.temperature)[plan.rank :: plan.world] for s in steps]
+    rows = [plan.share.rows(step) for step in steps]
     robots = [np.searchsorted(plan.starts, one, side="right") for one in rows]
     grouped = [one[np.argsort(robot, kind="stable")] for one, robot in zip(rows, robots, strict=True)]
     wanted = np.concatenate(grouped)

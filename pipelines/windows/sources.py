@@ -5,16 +5,18 @@ Both answer the same question with the same bits, as long as no picture is chang
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blm.model.augment import AugmentConfig, augment
-from blm.model.intents import IntentExtractor
 from blm.pipelines.intent_cache import IntentCache
 from blm.pipelines.windows.dataset import RobotDataset
+
+if TYPE_CHECKING:  # workers that read the cache have no use for transformers, which takes seconds to import
+    from blm.model.intents import IntentExtractor
 
 LIVE_AUGMENTATIONS = 2**31 - 1
 """Ways to change a picture when it is changed on the spot."""
@@ -74,7 +76,7 @@ class LiveIntents:
 
     def __init__(
         self,
-        extractor: IntentExtractor,
+        extractor: "IntentExtractor",
         datasets: Mapping[str, RobotDataset],
         cameras: Sequence[str],
         change: AugmentConfig | None = None,
