@@ -17,7 +17,7 @@ import torch
 from mani_skill.agents.base_agent import BaseAgent
 from mani_skill.agents.controllers import PDJointPosControllerConfig, PDJointPosMimicControllerConfig
 from mani_skill.agents.registration import register_agent
-from mani_skill.utils import sapien_utils
+from mani_skill.utils import common, sapien_utils
 from mani_skill.utils.structs import Actor, Link, Pose
 
 from blm.actors.sim.descriptions import description
@@ -93,7 +93,8 @@ class TableArm(BaseAgent):
         joints = self.robot.active_joints_map
         for name, joint in joints.items():
             inertia = self.spec.finger_armature if name in self.spec.finger_joints else self.spec.arm_armature
-            joint._objs[0].set_armature(np.array([inertia], np.float32))
+            for copy in joint._objs:
+                copy.set_armature(np.array([inertia], np.float32))
         self._levelled = []
         for name, other in self.spec.levelled_joints:
             joints[name].set_drive_properties(LEVEL_STIFFNESS, LEVEL_DAMPING)
@@ -118,8 +119,10 @@ class TableArm(BaseAgent):
     def is_grasping(self, object: Actor, min_force: float = 0.5, max_angle: float = 85) -> torch.Tensor:
         """Whether both fingers press on an object, with at least that force (N) within that angle (degrees).
 
-        One pass over the contacts: every task asks at every step.
+        One pass over the contacts: every task asks at every step. On a GPU, one answer a copy.
         """
+        if self.scene.gpu_sim_enabled:
+            return self._are_grasping(object, min_force, max_angle)
         touched = object._bodies[0].entity
         links = (self.finger1_link, self.finger2_link)
         fingers = [link._bodies[0].entity for link in links]
@@ -139,6 +142,15 @@ class TableArm(BaseAgent):
             for link, outwards_y, force in zip(links, self.spec.finger_outwards_y, forces, strict=True)
         )
         return torch.tensor([all(pressing)])
+
+    def _are_grasping(self, object: Actor, min_force: float, max_angle: float) -> torch.Tensor:
+        answers = []
+        for link, outwards_y in zip((self.finger1_link, self.finger2_link), self.spec.finger_outwards_y, strict=True):
+            force = self.scene.get_pairwise_contact_forces(link, object)
+            outwards = outwards_y * link.pose.to_transformation_matrix()[..., :3, 1]
+            angle = torch.rad2deg(common.compute_angle_between(outwards, force))
+            answers.append((torch.linalg.norm(force, dim=1) >= min_force) & (angle <= max_angle))
+        return answers[0] & answers[1]
 
     def is_static(self, threshold: float = 0.2) -> torch.Tensor:
         """Whether every joint of the arm is slower than that (rad/s)."""

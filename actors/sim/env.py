@@ -78,7 +78,7 @@ class CellEnv:
         """Starts the episode of that seed: ManiSkill's own randomisation, the same state every time.
 
         PhysX remembers contacts beyond a reset, so the same actions from the same state could end a little
-        differently depending on what was simulated before. A rebuilt scene (12 ms) has no past: everything
+        differently depending on what was simulated before. A rebuilt scene (5 ms) has no past: everything
         that follows depends on the seed and the actions alone. `rebuild=False` (2 ms) is for scenes that are
         only looked at.
         """
@@ -106,14 +106,14 @@ class CellEnv:
         if action.shape != (self.embodiment.action_dim,) or not np.isfinite(action).all():
             size = self.embodiment.action_dim
             raise ValueError(f"an action of {self.embodiment.name} is {size} finite numbers, not {action}")
-        command = np.clip(action, self._lower, self._upper)
+        command = np.minimum(np.maximum(action, self._lower), self._upper)
         self._physics.step(command[:-1], float(command[-1]))
         self._stepped = True
         return self.success()
 
     def success(self) -> bool:
         """Whether the task is done in the present state."""
-        return bool(self._scene.evaluate()["success"].item())
+        return not self._scene.surely_undone() and bool(self._scene.evaluate()["success"].item())
 
     # ---- state
     # ------------------------------------------------------------------------------------------------
@@ -126,6 +126,10 @@ class CellEnv:
         """Restores a state [D]; `render` and all readings follow at once."""
         self._scene.set_state(torch.from_numpy(np.asarray(state, dtype=np.float32))[None])
         self._hold_still()
+
+    def actor_names(self) -> tuple[str, ...]:
+        """ManiSkill's names of the things whose states [13 each] begin a state, in order; the robot's comes last."""
+        return tuple(self._scene.get_state_dict()["actors"])
 
     def set_joints(self, arm_rad: npt.ArrayLike, gripper: float) -> None:
         """Puts the arm [n] and the gripper (0 closed, 1 open) there at once, at rest. For composing."""

@@ -15,18 +15,22 @@ The tasks themselves are in `task_scenes.py`.
 """
 
 import logging
+import math
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import sapien
 import torch
 from mani_skill.envs.sapien_env import BaseEnv
+from mani_skill.utils.scene_builder.table import TableSceneBuilder
 from mani_skill.utils.structs import Actor, Pose
 
 from blm.actors.sim.agents import CONTROL_MODE, agent_uid
+from blm.actors.sim.light_table import LightTable, draw_table_top
 from blm.actors.sim.robots import get_robot
+from blm.actors.sim.seeding import seeded
 from blm.actors.sim.spawn import STOCK, Spawn, spawn_of
 from blm.actors.sim.world import Cell, Geometry
 from blm.model.embodiments import GRIPPER_OPEN
@@ -38,9 +42,11 @@ logging.getLogger("mani_skill ").addFilter(lambda record: not record.getMessage(
 REST_NOISE_RAD = 0.02
 """Standard deviation of the start posture, as in ManiSkill."""
 
-TABLE_TOP_HALF_M = (0.6, 0.75, 0.02)
-TABLE_TOP_CENTRE_M = (-0.1, 0.0, -0.02)
-TABLE_RGBA = (0.62, 0.58, 0.52, 1.0)
+Device = Literal["cpu", "cuda"]
+
+SURE_M = 1e-4
+"""By how much a place must miss ManiSkill's test of success to be called a miss without asking: ten thousand times what
+single precision can be off."""
 
 
 @cache
@@ -80,7 +86,17 @@ class CellScene(BaseEnv):
     _human_render_cameras: dict[str, Any]
     _hidden_objects: list[Any]
 
-    def __init__(self, *, cell: Cell, geometry: Geometry, render: bool, spawn: Spawn = STOCK) -> None:
+    def __init__(
+        self,
+        *,
+        cell: Cell,
+        geometry: Geometry,
+        render: bool,
+        spawn: Spawn = STOCK,
+        copies: int = 1,
+        device: Device = "cpu",
+    ) -> None:
+        """copies: how many are simulated side by side, on a GPU (`many_cells`); one on a CPU."""
         backend, _ = open_renderer()
         self.cell = cell
         self.geometry = geometry
@@ -92,7 +108,8 @@ class CellScene(BaseEnv):
             control_mode=CONTROL_MODE,
             obs_mode="none",
             reward_mode="none",
-            sim_backend="physx_cpu",
+            num_envs=copies,
+            sim_backend=f"physx_{device}",
             render_backend=backend if render else "none",
         )
 
@@ -122,6 +139,54 @@ class CellScene(BaseEnv):
     def _default_human_render_camera_configs(self) -> list[Any]:
         return []
 
+    @property
+    def table_scene(self) -> TableSceneBuilder:
+        """Table and floor. A task sets ManiSkill's; with light geometry ours takes its place."""
+        return self._table_scene
+
+    @table_scene.setter
+    def table_scene(self, own: TableSceneBuilder) -> None:
+        light = self.geometry == "lite"
+        self._table_scene = LightTable(self, own.robot_init_qpos_noise) if light else own
+
+    def reset(self, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The scene of a seed, which must be given; `options["reconfigure"]` builds it anew. Returns nothing of use.
+
+        ManiSkill's, with the same draws in the same order, for one scene on a CPU: no seeding of accelerators (a stack
+        trace each time), no batches of generators, no observation.
+        """
+        assert seed is not None, "every scene has its seed"
+        if self.device.type == "cuda":
+            return super().reset(seed=seed, options=options)
+        options, one = options or {}, torch.arange(1)
+        first = int(np.ravel(seed)[0])
+        if options.get("reconfigure", False):
+            with seeded(first):
+                self._reconfigure(options)
+        self._set_episode_rng(seed, one)
+        self.scene._reset_mask = torch.ones(1, dtype=torch.bool)
+        self._elapsed_steps[:] = 0
+        self._clear_sim_state()
+        self.agent.reset()
+        with seeded(first):
+            self._initialize_episode(one, options)
+        self.agent.controller.reset()
+        self._last_obs: dict[str, Any] = {}
+        return {}, {}
+
+    def surely_undone(self) -> bool:
+        """Whether positions alone tell that the task is not done, clearly (`SURE_M`); a few microseconds.
+
+        False says nothing. Success is only ever what ManiSkill's own `evaluate` says.
+        """
+        return False
+
+    def _apart_m(self) -> tuple[float, float]:
+        """How far the object is from what marks the goal: across the table, and upwards."""
+        x, y, z = position(self.task_object).tolist()
+        goal_x, goal_y, goal_z = position(self.task_goal).tolist()
+        return math.hypot(x - goal_x, y - goal_y), z - goal_z
+
     def _clear(self) -> None:
         # As ManiSkill's, but without its full garbage collection: 170 ms at every rebuild, where the
         # automatic one does.
@@ -141,19 +206,7 @@ class CellScene(BaseEnv):
         # Some tasks hide their goal marker from sensors. Ours must be seen.
         self._hidden_objects.clear()
         if self.geometry == "lite" and self.scene.can_render():
-            self._draw_table_as_box()
-
-    def _draw_table_as_box(self) -> None:
-        for fixture in (self.table_scene.table, self.table_scene.ground):
-            for entity in fixture._objs:
-                drawn = entity.find_component_by_type(sapien.render.RenderBodyComponent)
-                if drawn is not None:
-                    entity.remove_component(drawn)
-        builder = self.scene.create_actor_builder()
-        material = sapien.render.RenderMaterial(base_color=TABLE_RGBA, roughness=0.9, specular=0.0)
-        builder.add_box_visual(half_size=TABLE_TOP_HALF_M, material=material)
-        builder.initial_pose = sapien.Pose(TABLE_TOP_CENTRE_M)
-        self.remove_from_state_dict_registry(builder.build_kinematic(name="table-top"))
+            self.remove_from_state_dict_registry(draw_table_top(self.scene))
 
     def place_markers(self) -> None:
         """Moves what is drawn only as an aid to where the goal is now. Called before every picture."""
@@ -164,7 +217,8 @@ class CellScene(BaseEnv):
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
         super()._initialize_episode(env_idx, options)
-        self._adapt_spawn()
+        if self.device.type == "cpu":  # scenes on a GPU are copied from there
+            self._adapt_spawn()
         spec = get_robot(self.cell.robot)
         rest = [*spec.embodiment.rest_rad, *spec.finger_positions(GRIPPER_OPEN)]
         noise = self._episode_rng.normal(0.0, REST_NOISE_RAD, (len(env_idx), len(rest)))

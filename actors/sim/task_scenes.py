@@ -6,6 +6,7 @@ bin's floor (PlaceSphere). A peg may stand anywhere (LiftPegUpright): its goal i
 middle, which is where the demonstrations stand it.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mani_skill.envs.tasks.tabletop.pull_cube import PullCubeEnv
 from mani_skill.envs.tasks.tabletop.push_cube import PushCubeEnv
 from mani_skill.envs.tasks.tabletop.stack_cube import StackCubeEnv
 
-from blm.actors.sim.scenes import CellScene, position
+from blm.actors.sim.scenes import SURE_M, CellScene, position
 
 PLUMB_RGBA = (0.0, 0.45, 0.15, 1.0)
 POLE_HALF_M = (0.004, 0.004, 0.165)
@@ -33,6 +34,10 @@ class PushCubeScene(CellScene, PushCubeEnv):
     spawned = (("obj", "goal_region"),)
     spawn_centres_m = ((0.1, 0.0),)
 
+    def surely_undone(self) -> bool:
+        across_m, _ = self._apart_m()
+        return across_m > self.goal_radius + SURE_M
+
 
 class PullCubeScene(CellScene, PullCubeEnv):
     """A cube to be pulled into a round target nearer to the robot."""
@@ -41,6 +46,10 @@ class PullCubeScene(CellScene, PullCubeEnv):
     goal_attr = "goal_region"
     spawned = (("obj", "goal_region"),)
     spawn_centres_m = ((-0.1, 0.0),)
+
+    def surely_undone(self) -> bool:
+        across_m, _ = self._apart_m()
+        return across_m > self.goal_radius + SURE_M
 
 
 class PickCubeScene(CellScene, PickCubeEnv):
@@ -66,11 +75,14 @@ class PickCubeScene(CellScene, PickCubeEnv):
             self._markers.append(marker)
 
     def place_markers(self) -> None:
-        x, y, z = self.goal_site.pose.p[0].tolist()
+        x, y, z = position(self.goal_site).tolist()
         pole, foot = self._markers
         # The pole hangs from the ball; what is longer than the ball is high sinks into the table unseen.
         pole.set_pose(sapien.Pose((x, y, z - POLE_HALF_M[2])))
         foot.set_pose(sapien.Pose((x, y, 0.0)))
+
+    def surely_undone(self) -> bool:
+        return math.hypot(*self._apart_m()) > self.goal_thresh + SURE_M
 
     def goal_ring(self) -> tuple[npt.NDArray[np.float32], float]:
         return self.goal_position(), self.goal_thresh
@@ -84,6 +96,10 @@ class StackCubeScene(CellScene, StackCubeEnv):
     goal_offset_m = (0.0, 0.0, 0.02)
     spawned = (("cubeA", "cubeB"),)
 
+    def surely_undone(self) -> bool:
+        (across_m, above_m), edge_m = self._apart_m(), 2 * self.goal_offset_m[2]
+        return across_m > edge_m * math.sqrt(0.5) + 0.005 + SURE_M or abs(above_m - edge_m) > 0.005 + SURE_M
+
 
 class PlaceSphereScene(CellScene, PlaceSphereEnv):
     """A ball to be set down in a shallow bin and let go."""
@@ -93,6 +109,11 @@ class PlaceSphereScene(CellScene, PlaceSphereEnv):
     goal_offset_m = (0.0, 0.0, PlaceSphereEnv.short_side_half_size)
     spawned = (("obj", "bin"),)
     spawn_centres_m = ((-0.0125, 0.0),)
+
+    def surely_undone(self) -> bool:
+        across_m, above_m = self._apart_m()
+        misses_m = max(across_m, abs(above_m - self.radius - self.block_half_size[0]))
+        return misses_m > 0.005 + SURE_M
 
 
 class LiftPegUprightScene(CellScene, LiftPegUprightEnv):
@@ -106,6 +127,10 @@ class LiftPegUprightScene(CellScene, LiftPegUprightEnv):
         goal_m = position(self.peg)
         goal_m[2] = 0.0
         return goal_m
+
+    def surely_undone(self) -> bool:
+        height_m = position(self.peg).tolist()[2]
+        return abs(height_m - self.peg_half_length) > 0.005 + SURE_M
 
     def place_goal(self, position_m: npt.ArrayLike) -> None:
         """Nothing to put: the goal is under the peg, wherever that is."""

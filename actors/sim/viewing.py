@@ -1,12 +1,14 @@
 """What a simulator with cameras has beyond one without: the cameras in the scene, the look, and taking pictures."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import sapien
 from mani_skill.utils import sapien_utils
+from PIL import Image
 
 from blm.actors.sim.cameras import CAMERAS, FAR_M, MOUNTED_NEAR_M, NEAR_M, CameraSpec, check_camera
 from blm.actors.sim.dressing import Wardrobe
@@ -54,20 +56,25 @@ class Viewer:
         if self._cameras:
             self._scene.place_markers()
             self._scene.scene.sub_scenes[0].update_render()
-        pictures = {}
-        for name, camera in self._cameras.items():
+        for camera in self._cameras.values():  # each is drawn while the next is being prepared
             camera.take_picture()
-            pictures[name] = _finish(self._marked(camera), self.look.background_grey)
-        return pictures
+        return {name: self._finish(camera) for name, camera in self._cameras.items()}
 
-    def _marked(self, camera: sapien.render.RenderCameraComponent) -> Picture:
-        """What a camera has taken, with the ring round a goal that things may hide."""
-        picture = camera.get_picture("Color")
+    def _finish(self, camera: sapien.render.RenderCameraComponent) -> Picture:
+        """What a camera has taken, RGBA [2H,2W,4] -> RGB [H,W,3].
+
+        A background where nothing was drawn, the ring round a goal that things may hide, then the mean of 2 by 2
+        pixels, which keeps what a small object's edge says about its place between two pixels.
+        """
+        taken = camera.get_picture("Color").view("<u4")[..., 0]
+        grey = np.uint32(0xFF000000 + 0x010101 * self.look.background_grey)
+        picture = np.where(taken < 0x01000000, grey, taken)  # alpha, the highest byte, is 0 where nothing was drawn
         ring = self._scene.goal_ring()
         if ring is not None:
-            picture = np.array(picture)
-            draw_ring(picture, camera.get_extrinsic_matrix(), camera.get_intrinsic_matrix(), *ring, line_px=2 * LINE_PX)
-        return picture
+            pixels = picture.view(np.uint8).reshape(*picture.shape, 4)
+            draw_ring(pixels, camera.get_extrinsic_matrix(), camera.get_intrinsic_matrix(), *ring, line_px=2 * LINE_PX)
+        half = Image.frombuffer("RGBX", picture.shape[::-1], picture, "raw", "RGBX", 0, 1).reduce(2)
+        return np.ascontiguousarray(np.asarray(half)[..., :3])
 
 
 def known_camera(camera: str | CameraSpec) -> CameraSpec:
@@ -83,7 +90,7 @@ def known_camera(camera: str | CameraSpec) -> CameraSpec:
 def _add_camera(scene: CellScene, spec: CameraSpec, image_px: int) -> sapien.render.RenderCameraComponent:
     sapien.render.set_camera_shader_dir(str(SHADER))
     sapien.render.set_picture_format("Color", "r8g8b8a8unorm")
-    side_px = 2 * image_px  # see _finish
+    side_px = 2 * image_px  # see Viewer._finish
     built, pose = scene.scene.sub_scenes[0], _pose(spec)
     if spec.mounted:
         hand = scene.agent.tcp._objs[0].entity
@@ -95,15 +102,6 @@ def _add_camera(scene: CellScene, spec: CameraSpec, image_px: int) -> sapien.ren
     return camera
 
 
+@lru_cache(maxsize=64)
 def _pose(spec: CameraSpec) -> sapien.Pose:
     return sapien_utils.look_at(spec.eye_m, spec.target_m, spec.up).sp
-
-
-def _finish(picture: Picture, background_grey: int) -> Picture:
-    """RGBA [2H,2W,4] as drawn -> RGB [H,W,3]: a background where nothing was drawn, then the mean of 2 by 2 pixels.
-
-    The mean keeps what a small object's edge says about its place between two pixels.
-    """
-    drawn = np.where(picture[..., 3:] > 0, picture[..., :3], np.uint8(background_grey)).astype(np.uint16)
-    rows = drawn[0::2] + drawn[1::2]
-    return ((rows[:, 0::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
