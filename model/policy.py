@@ -8,7 +8,7 @@ gathered or padded.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from blm.model.layout import Layout
 from blm.model.options import PolicyConfig
 from blm.model.policy_batch import PolicyBatch, PolicyDraws, disturbed, refuse_non_finite
 from blm.model.policy_losses import PolicyLosses
+from blm.model.real_time import PrefixTensors, guided_euler
 
 
 class Policy(nn.Module):
@@ -149,7 +150,6 @@ class Policy(nn.Module):
             ours, target = list(self.bridge.parameters()), list(self.target_bridge.parameters())
             torch._foreach_lerp_(target, ours, 1 - self.config.ema_target)
 
-    @torch.inference_mode()
     def sample(
         self,
         embodiment: str,
@@ -159,13 +159,24 @@ class Policy(nn.Module):
         noise: Tensor,
         steps: int,
         guidance: float = 1.0,
+        prefixes: PrefixTensors | None = None,
     ) -> Tensor:
         """Normalised action chunks [b, H, A] of one robot by `steps` Euler steps from noise [b, H, A].
 
         guidance: how far to go from the velocity without intents to that with them and beyond (classifier-free
         guidance); 1 is the plain policy, at its cost. UserError for another one if the policy was trained without
-        `guidance_dropout`.
+        `guidance_dropout`. prefixes: what the chunks are to go on from (`real_time.py`), at about three times the cost.
         """
+        if prefixes is None:
+            with torch.inference_mode():
+                return euler(self._velocity(embodiment, state, intents, mask, guidance), noise, steps)
+        with torch.inference_mode(False), torch.no_grad():  # derivatives need tensors that can take part in them
+            return guided_euler(self._velocity(embodiment, state, intents, mask, guidance), noise, steps, prefixes)
+
+    def _velocity(
+        self, embodiment: str, state: Tensor, intents: Tensor, mask: Tensor, guidance: float
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """velocity(x [b, H, A], time [b], all the same) -> [b, H, A]; what steps have in common is computed once."""
         head = self.robots.of(embodiment)
         state_token = head.encode_state(state)
         latents = self.bridge(intents, mask)
@@ -181,16 +192,16 @@ class Policy(nn.Module):
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
             if guided:
-                x, time = torch.cat([x, x]), torch.cat([time, time])
+                x = torch.cat([x, x])
             sequence = self._sequence(state_token, head.encode_actions(x))
-            out, _ = self.dit(sequence, time, keys, last=self.config.chunk)
+            out, _ = self.dit(sequence, time[:1], keys, last=self.config.chunk)  # all rows are at the same time
             found = head.decode_actions(out)
             if guided:
                 with_intent, without = found.chunk(2)
                 found = torch.lerp(without, with_intent, guidance)
             return found
 
-        return euler(velocity, noise, steps)
+        return velocity
 
 
 def _distances(one: Tensor, other: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What crosses the model's border when it acts: an observation in, an action chunk out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,3 +49,30 @@ class ActionChunk:
     """float32 [H, A]: of our robots absolute arm joint targets (rad), then gripper command in [0 closed, 1 open]."""
     control_hz: int
     """Control steps per second."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActionPrefix:
+    """What is left of the chunk in execution when the next one is asked for. UserError for wrong shapes or values."""
+
+    actions: np.ndarray
+    """float32 [P, A] in the units of an `ActionChunk`, P >= 1; row 0 belongs to the moment of the observation, as row 0
+    of the new chunk does."""
+    frozen: int
+    """Rows, from 0 to P, that will have been executed before the new chunk can be used."""
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.actions) != 2 or not len(self.actions) or not np.isfinite(self.actions).all():
+            raise UserError(f"a prefix of shape {list(np.shape(self.actions))}; send finite numbers, a row an action")
+        if not 0 <= self.frozen <= len(self.actions):
+            raise UserError(f"{self.frozen} frozen rows of a prefix of {len(self.actions)}; freeze rows that are there")
+
+
+Prefixes = Sequence[ActionPrefix | None]
+"""For each observation of a batch what is left of the chunk in execution, if the policy is to go on from it."""
+
+
+def refuse_prefixes(name: str, prefixes: Prefixes | None) -> None:
+    """UserError if there is a prefix: for policies that cannot go on from one."""
+    if prefixes is not None and any(prefix is not None for prefix in prefixes):
+        raise UserError(f"{name} cannot go on from a chunk in execution (real_time); set the mode to plain or ensemble")

@@ -1,28 +1,22 @@
 """Rollouts in the real simulator: when episodes end and why, what is drawn, and that company does not matter."""
 
-import asyncio
-import functools
-import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_policy import SpoiltPolicy, write_small_policy
+from small_rollouts import FIRST, PICK, PUSH, WORLD, items, results, run
 
 from blm.actors.sim.demonstration import DemonstrationConfig
 from blm.actors.sim.env import CellEnv
-from blm.actors.sim.outcome import EpisodeResult, Failure, RolloutConfig, distances, why_time_was_up
+from blm.actors.sim.execution_options import ExecutionConfig
+from blm.actors.sim.motion import roughness
+from blm.actors.sim.outcome import Failure, RolloutConfig
 from blm.actors.sim.policies import RandomPolicy, chunk_seed
-from blm.actors.sim.rollout import RolloutRunner
+from blm.actors.sim.runner import RolloutRunner
 from blm.actors.sim.tasks import TASKS
-from blm.actors.sim.world import WorldConfig, parse_cell, seed_range
-from blm.model.errors import UserError
-from blm.model.types import ActionChunk, Observation
-
-PUSH, PICK = parse_cell("panda/PushCube"), parse_cell("panda/PickCube")
-FIRST = seed_range("evaluate").start
+from blm.actors.sim.world import Cell
+from blm.model.types import ActionChunk, Observation, Prefixes
 
 
 class ReplayPolicy:
@@ -53,130 +47,167 @@ class ReplayPolicy:
         return [ActionChunk(actions=self._chunks[seed], control_hz=20) for seed in seeds]
 
 
-class SeeingPolicy(RandomPolicy):
-    """Random actions that keep the pictures they were shown."""
+class WatchedPolicy(RandomPolicy):
+    """Random actions of a policy that sees, which keeps what it was asked."""
 
-    name = "seeing"
+    name = "watched"
     sees = True
 
     def __init__(self) -> None:
-        super().__init__()
-        self.looks: list[list[np.ndarray]] = []
+        super().__init__(0.3)
+        self.looks: list[list[Observation]] = []
+        self.prefixes: list[Prefixes | None] = []
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        self.looks.append([observation.images["front"] for observation in observations])
+    def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+    ) -> list[ActionChunk]:
+        self.looks.append(list(observations))
+        self.prefixes.append(prefixes)
         return super().infer_batch(observations, seeds)
 
 
 @pytest.fixture(scope="module")
-def runner() -> RolloutRunner:
-    return RolloutRunner(WorldConfig(cells=("panda/PushCube",)), RolloutConfig())
-
-
-def lasting(results: Sequence[EpisodeResult]) -> list[tuple[object, ...]]:
-    """What of a result is the same however fast the machine is."""
-    return [
-        (r.cell, r.seed, r.policy, r.instruction, r.success, r.failure, r.steps, r.chunks, r.closest_m, r.moved_m)
-        for r in results
-    ]
+def kept_runner() -> RolloutRunner:
+    return RolloutRunner(WORLD, RolloutConfig(), RandomPolicy(), slots=4)
 
 
 @pytest.mark.sim
-def test_a_planners_actions_succeed_and_end_at_the_first_success(runner: RolloutRunner) -> None:
+def test_a_planners_actions_succeed_and_end_at_the_first_success(kept_runner: RolloutRunner, tmp_path: Path) -> None:
     policy = ReplayPolicy(range(FIRST, FIRST + 4))
     seeds = list(policy.first_success)
     assert len(seeds) >= 3
-    finished = runner.run(PUSH, seeds, policy)
+    finished = run(kept_runner, policy, items(seeds, keep=tmp_path))
     assert [one.result.success for one in finished] == [True] * len(seeds)
     assert [one.result.steps for one in finished] == list(policy.first_success.values())
-    assert all(one.result.failure is None and not one.result.error for one in finished)
     for one in finished:
+        assert one.result.failure is None
+        assert not one.result.error
+        assert one.result.time_to_success_s == one.result.steps / 20
         assert one.result.closest_m is not None
         assert one.result.closest_m < 0.06
+        assert one.result.backend == "cpu, lite"
         assert one.episode is not None
         assert one.episode.success
         assert len(one.episode.actions) == one.result.steps
+        assert one.result.jerk_rad_s3 == pytest.approx(roughness(one.episode.proprio[:, :-1], 20), abs=0.06)
 
 
 @pytest.mark.sim
-def test_random_actions_run_out_of_time_and_say_how_far_they_came(runner: RolloutRunner) -> None:
-    results = [one.result for one in runner.run(PUSH, range(FIRST, FIRST + 6), RandomPolicy())]
+def test_random_actions_run_out_of_time_and_say_how_far_they_came(kept_runner: RolloutRunner) -> None:
     limit = TASKS["PushCube"].max_steps
-    for result in results:
+    finished = run(kept_runner, RandomPolicy(), items(range(FIRST, FIRST + 6)))
+    for result in results(finished):
         assert result.success or result.steps == limit
-        assert result.success == (result.failure is None)
+        assert result.success == (result.failure is None) == (result.time_to_success_s is not None)
         assert not result.error
         assert result.chunks == -(-result.steps // 8)
-    assert {r.failure for r in results} <= {None, Failure.NOT_REACHED, Failure.NOT_MOVED, Failure.NOT_AT_GOAL}
+    reasons = {Failure.NOT_REACHED, Failure.NOT_MOVED, Failure.DROPPED, Failure.NOT_AT_GOAL}
+    assert {result.failure for result in results(finished)} <= reasons | {None}
+    assert all(one.timing.physics_s > 0 and one.timing.wall_s > one.timing.physics_s for one in finished)
 
 
 @pytest.mark.sim
-def test_pictures_are_drawn_once_a_chunk_and_only_for_a_policy_that_sees() -> None:
-    runner = RolloutRunner(WorldConfig(cells=("panda/PushCube",)), RolloutConfig(max_steps=20, record=False))
-    policy = SeeingPolicy()
-    finished = runner.run(PUSH, [FIRST, FIRST + 1], policy)
+def test_pictures_are_drawn_once_a_look_and_only_for_a_policy_that_sees() -> None:
+    runner = RolloutRunner(WORLD, RolloutConfig(max_steps=20), WatchedPolicy(), slots=2)
+    policy = runner.policy
+    assert isinstance(policy, WatchedPolicy)
+    finished = runner.run(items([FIRST, FIRST + 1]))
     assert [len(look) for look in policy.looks] == [2, 2, 2]  # at steps 0, 8 and 16
-    assert policy.looks[0][0].shape == (112, 112, 3)
-    assert not np.array_equal(policy.looks[0][0], policy.looks[1][0])
+    first, second = (look[0].images["front"] for look in policy.looks[:2])
+    assert first.shape == (112, 112, 3)
+    assert not np.array_equal(first, second)
     assert all(one.result.steps == 20 and one.episode is None for one in finished)
-    assert all(one.result.render_s > 0 for one in finished)
-    blind = runner.run(PUSH, [FIRST, FIRST + 1], RandomPolicy())
-    assert all(one.result.render_s < 0.002 for one in blind)
-    assert lasting([one.result for one in blind])[0][3:] == lasting([one.result for one in finished])[0][3:]
+    assert all(one.timing.render_s > 0 for one in finished)
+    blind = run(runner, RandomPolicy(0.3), items([FIRST, FIRST + 1]))
+    assert all(one.timing.render_s < 0.002 for one in blind)
+    for one, other in zip(results(blind), results(finished), strict=True):  # what is drawn changes nothing
+        assert (one.steps, one.closest_m, one.moved_m, one.jerk_rad_s3) == (
+            other.steps,
+            other.closest_m,
+            other.moved_m,
+            other.jerk_rad_s3,
+        )
     runner.close()
 
 
 @pytest.mark.sim
-def test_an_episode_is_the_same_in_any_company_and_any_simulator(runner: RolloutRunner) -> None:
+def test_an_episode_is_the_same_in_any_company_and_any_simulator(kept_runner: RolloutRunner) -> None:
     policy = RandomPolicy(0.3)
-    together = [one.result for one in runner.run(PUSH, range(FIRST, FIRST + 4), policy)]
-    backwards = [one.result for one in runner.run(PUSH, range(FIRST + 3, FIRST - 1, -1), policy)]
-    alone = [runner.run(PUSH, [seed], policy)[0].result for seed in range(FIRST, FIRST + 4)]
-    assert lasting(together) == lasting(alone) == lasting(backwards[::-1])
+    wanted = items(range(FIRST, FIRST + 3)) + items(range(FIRST, FIRST + 2), PICK)
+    together = results(run(kept_runner, policy, wanted))
+    backwards = results(run(kept_runner, policy, wanted[::-1]))
+    single = RolloutRunner(WORLD, RolloutConfig(), policy, slots=1)
+    assert together == results(single.run(wanted)) == backwards[::-1]
+    assert [(one.cell, one.seed) for one in together] == [(one.cell.name, one.seed) for one in wanted]
+    single.close()
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize(
-    ("how", "failure", "detail"),
-    [
-        ("nan", Failure.BAD_ACTION, "8 values that are not finite"),
-        ("narrow", Failure.BAD_ACTION, r"\[16, 7\]"),
-        ("short", Failure.BAD_ACTION, r"\[3, 8\]"),
-        ("rate", Failure.BAD_ACTION, "50 Hz"),
-        ("error", Failure.POLICY_ERROR, "cannot look at this"),
-    ],
-)
-def test_a_wrong_answer_fails_its_episode_with_the_reason_and_no_other(
-    runner: RolloutRunner, how: str, failure: Failure, detail: str
-) -> None:
-    policy = SpoiltPolicy(how, TASKS["PushCube"].instructions[FIRST % 3])
-    finished = runner.run(PUSH, [FIRST, FIRST + 1], policy)
-    bad, good = (one.result for one in finished)
-    assert (bad.failure, bad.error, bad.success, bad.steps) == (failure, True, False, 0)
-    assert re.search(detail, bad.detail)
-    assert finished[0].episode is None
-    assert not good.error
-    assert good.steps > 8
+def test_a_slot_is_taken_again_in_the_next_round_and_keeps_its_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Counted(CellEnv):
+        def __init__(self, cell: Cell, **options: object) -> None:
+            made.append(cell.name)
+            super().__init__(cell, **options)
+
+    monkeypatch.setattr("blm.actors.sim.runner.CellEnv", Counted)
+    looks: list[int] = []
+
+    class Nan(RandomPolicy):
+        def infer_batch(
+            self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+        ) -> list[ActionChunk]:
+            looks.append(len(seeds))
+            chunks = super().infer_batch(observations, seeds)
+            chunks[0].actions[2:4] *= np.nan if len(looks) == 1 else 1  # the first episode's only look
+            return chunks
+
+    runner = RolloutRunner(WORLD, RolloutConfig(max_steps=16), Nan(), slots=2)
+    assert (runner.free, runner.running) == (2, 0)
+    bad, *good = results(runner.run(items(range(FIRST, FIRST + 3)) + items([FIRST], PICK)))
+    assert (bad.failure, bad.steps) == (Failure.BAD_ACTION, 0)
+    assert [one.steps for one in good] == [16] * 3
+    assert looks == [2, 2, 2, 1]  # nobody waits for anybody
+    assert made == ["panda/PushCube", "panda/PushCube", "panda/PickCube"]
+    runner.add(items([FIRST])[0])  # goes where its cell is simulated already
+    assert runner.advance() == []
+    assert (runner.free, runner.running) == (1, 1)
+    runner.advance()
+    assert (runner.free, len(made)) == (2, 3)
+    runner.close()
 
 
 @pytest.mark.sim
-def test_a_simulator_that_raises_fails_its_episode_and_is_replaced() -> None:
-    runner = RolloutRunner(WorldConfig(cells=("panda/PushCube",)), RolloutConfig(max_steps=16))
-    bad, good = (one.result for one in runner.run(PUSH, [-1, FIRST], RandomPolicy()))  # no scene has a seed below 0
-    assert (bad.failure, bad.error, bad.steps, bad.closest_m) == (Failure.SIMULATOR_ERROR, True, 0, None)
-    assert "Error: " in bad.detail
-    assert not good.error
-    again = [one.result for one in runner.run(PUSH, [FIRST, FIRST + 1], RandomPolicy())]
-    assert lasting(again)[0] == lasting([good])[0]
-    assert not again[1].error
+def test_under_latency_the_robot_does_what_the_policy_was_told_it_would(tmp_path: Path) -> None:
+    execution = ExecutionConfig(mode="real_time", execute_steps=5, latency_steps=3)
+    policy = WatchedPolicy()
+    runner = RolloutRunner(WORLD, RolloutConfig(max_steps=20, execution=execution), policy, slots=2)
+    (finished,) = runner.run(items([FIRST], keep=tmp_path))
+    episode = finished.episode
+    assert episode is not None
+    assert np.array_equal(episode.actions[:3], np.repeat(episode.proprio[:1], 3, axis=0))  # at rest until it knows
+    assert finished.result.chunks == 4
+    for look, (observations, prefixes) in enumerate(zip(policy.looks, policy.prefixes, strict=True)):
+        step = 0 if look == 0 else 3 + 5 * look
+        assert np.array_equal(observations[0].state, episode.proprio[step])
+        if look == 0:
+            assert prefixes is None
+            continue
+        assert prefixes is not None
+        (prefix,) = prefixes
+        assert prefix is not None
+        assert prefix.frozen == 3
+        done = episode.actions[step : step + 3]  # time is up two steps after the last look
+        assert np.array_equal(prefix.actions[: len(done)], done)
     runner.close()
 
 
 @pytest.mark.sim
 def test_held_out_words_are_used_when_asked_for() -> None:
-    runner = RolloutRunner(WorldConfig(cells=("panda/PickCube",)), RolloutConfig(max_steps=4, held_out=True))
-    results = [one.result for one in runner.run(PICK, range(FIRST, FIRST + 2), RandomPolicy())]
-    assert {result.instruction for result in results} == set(TASKS["PickCube"].held_out)
+    runner = RolloutRunner(WORLD, RolloutConfig(max_steps=4, held_out=True), RandomPolicy(), slots=2)
+    finished = runner.run(items([FIRST, FIRST + 1], PICK))
+    assert {result.instruction for result in results(finished)} == set(TASKS["PickCube"].held_out)
     runner.close()
 
 
@@ -184,117 +215,4 @@ def test_chunk_seeds_differ_by_cell_scene_and_look_and_never_change() -> None:
     seeds = {chunk_seed(cell, seed, look) for cell in ("a/T", "b/T") for seed in range(20) for look in range(20)}
     assert len(seeds) == 2 * 20 * 20
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert chunk_seed("panda/PushCube", 1_000_000, 0) == chunk_seed("panda/PushCube", 1_000_000, 0)
-
-
-def test_the_reason_for_running_out_of_time_follows_from_distances() -> None:
-    positions = np.zeros((3, 9), np.float32)
-    positions[:, 3] = [0.5, 0.5, 0.52]  # the object moves by 2 cm, 50 cm from the tool
-    assert distances(positions) == pytest.approx((0.5, 0.02))
-    assert why_time_was_up(0.5, 0.02, 0.06) is Failure.NOT_AT_GOAL
-    assert why_time_was_up(0.03, 0.002, 0.06) is Failure.NOT_MOVED
-    assert why_time_was_up(0.2, 0.002, 0.06) is Failure.NOT_REACHED
-
-
-# ------------------------------------------------------------------------------------------------ the policy's actor
-
-
-class SlowPolicy(RandomPolicy):
-    """Takes its time, and refuses one instruction."""
-
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        time.sleep(0.02)
-        if any(observation.instruction == "refuse" for observation in observations):
-            raise UserError("refused")
-        return super().infer_batch(observations, seeds)
-
-
-def ask(merge: int, requests: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[object], int]:
-    """Answers to requests made at once, each of an instruction and seeds, and how many passes they took."""
-    from blm.actors.policy import PolicyServer
-
-    async def all_at_once() -> tuple[list[object], int]:
-        server = PolicyServer(SlowPolicy, merge)
-        assert await server.ready()
-        state = np.array([0.0] * 7 + [1.0], np.float32)
-        answers = await asyncio.gather(
-            *(
-                server.infer_batch(
-                    [Observation(images={}, state=state, instruction=text, embodiment="panda")] * len(seeds), seeds
-                )
-                for text, seeds in requests
-            ),
-            return_exceptions=True,
-        )
-        return list(answers), server.passes
-
-    return asyncio.run(all_at_once())
-
-
-def test_requests_are_answered_one_by_one_unless_they_may_be_merged() -> None:
-    requests = [("go", [1, 2]), ("go", [3]), ("go", [4, 5, 6]), ("go", [7])]
-    single, passes = ask(0, requests)
-    assert passes == 4
-    merged, fewer = ask(4, requests)
-    assert fewer < 4
-    for (_, seeds), one, other in zip(requests, single, merged, strict=True):
-        assert [chunk.actions.tolist() for chunk in one] == [chunk.actions.tolist() for chunk in other]
-        assert len(one) == len(seeds)
-
-
-def test_a_refused_request_does_not_spoil_those_merged_with_it() -> None:
-    answers, _ = ask(100, [("go", [1]), ("refuse", [2]), ("go", [3, 4])])
-    assert isinstance(answers[1], UserError)
-    assert [len(answers[0]), len(answers[2])] == [1, 2]
-
-
-@pytest.mark.ray
-@pytest.mark.sim
-def test_outcomes_do_not_depend_on_the_number_of_actors(ray_cluster: None, tiny_mllm: Path, tmp_path: Path) -> None:
-    import ray
-
-    from blm.actors.policy import start_policy
-    from blm.actors.pool import WorkPool
-    from blm.actors.rollout import RolloutItem, RolloutWorker, episode_file
-    from blm.actors.sim.episode import read_episodes
-    from blm.model.predictor import BlmPolicy
-
-    folder = write_small_policy(tmp_path / "model", tiny_mllm)
-    policy = start_policy("blm", functools.partial(BlmPolicy.load, folder))
-    world, config = WorldConfig(cells=("panda/PushCube",)), RolloutConfig(max_steps=24)
-    actor = ray.remote(RolloutWorker).options(num_cpus=1)
-    outcomes = []
-    for actors in (1, 2):
-        keep = tmp_path / f"kept-{actors}"
-        results: list[EpisodeResult] = []
-        with WorkPool(lambda: actor.remote(world, config, {"blm": policy}), actors=actors) as pool:
-            for first in range(FIRST, FIRST + 12, 3):
-                pool.submit(RolloutItem(cell=PUSH, seeds=tuple(range(first, first + 3)), policy="blm", keep=keep))
-            while pool.pending:
-                results += pool.next().result
-        results.sort(key=lambda result: result.seed)
-        assert [result.detail for result in results] == [""] * 12
-        kept = [read_episodes(episode_file(keep, result.seed))[0] for result in results]
-        outcomes.append((lasting(results), [e.actions.tobytes() for e in kept], [e.states.tobytes() for e in kept]))
-    policy.stop()
-    assert len(outcomes[0][0]) == 12
-    assert len(set(outcomes[0][1])) == 12
-    assert outcomes[0] == outcomes[1]
-
-
-@pytest.mark.ray
-def test_a_model_that_cannot_be_loaded_says_so_and_a_policys_exception_is_a_policy_error(
-    ray_cluster: None, tiny_mllm: Path, tmp_path: Path
-) -> None:
-    from blm.actors.policy import start_policy
-    from blm.actors.sim.policies import PolicyError
-    from blm.model.predictor import BlmPolicy
-
-    with pytest.raises(UserError, match="does not exist"):
-        start_policy("blm", functools.partial(BlmPolicy.load, tmp_path / "nothing"))
-    folder = write_small_policy(tmp_path / "model", tiny_mllm)
-    policy = start_policy("blm", functools.partial(BlmPolicy.load, folder))
-    state = np.array([0.0] * 7 + [1.0], np.float32)
-    with pytest.raises(PolicyError, match="UserError: observation lacks camera 'front'"):
-        policy.infer_batch([Observation(images={}, state=state, instruction="go", embodiment="panda")], [1])
-    policy.stop()
+    assert chunk_seed("panda/PushCube", 1_000_000, 0) == 4_651_899_750_235_966_186

@@ -2,20 +2,25 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from blm.actors.rollout import RolloutItem
-from blm.actors.sim.outcome import EpisodeResult, Failure
+from blm.actors.leases import Progress
+from blm.actors.rollout import Acting, Ended
+from blm.actors.sim.outcome import EpisodeResult, EpisodeTiming, Failure, RolloutItem
 from blm.actors.sim.world import WorldConfig, parse_cell
 from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
-from blm.pipelines.evaluation.rollouts import KEY, _films, _run, run_rollouts
-from blm.pipelines.ledger import Ledger
-from blm.pipelines.workspace import StageContext, write_json
+from blm.pipelines.evaluation.arena import Arena
+from blm.pipelines.evaluation.books import Books
+from blm.pipelines.evaluation.contestants import Contestant
+from blm.pipelines.evaluation.references import OtherPolicy
+from blm.pipelines.evaluation.rollouts import films, run_rollouts
+from blm.pipelines.workspace import ResourceConfig, StageContext, write_json
 
 PUSH = parse_cell("panda/PushCube")
 WORLD = WorldConfig(cells=(PUSH.name,))
@@ -30,39 +35,52 @@ def result(seed: int, *, success: bool = True, error: bool = False) -> EpisodeRe
 
 
 class Deadly:
-    """A worker whose process dies at one scene and does the others."""
+    """A simulator process that dies at one scene and does the others."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def work(self, item: RolloutItem) -> list[EpisodeResult]:
-        if self._seed in item.seeds:
+    def begin(self, acting: Acting) -> int:
+        return os.getpid()
+
+    def advance(self, items: Sequence[RolloutItem]) -> Progress[RolloutItem, Ended]:
+        if any(item.seed == self._seed for item in items):
             os._exit(1)
-        return [result(seed) for seed in item.seeds]
+        timing = EpisodeTiming(cell=PUSH.name, seed=0, policy="random")
+        return Progress(
+            done=[
+                (item, (replace(result(item.seed), policy="random"), replace(timing, seed=item.seed))) for item in items
+            ]
+        )
+
+
+class DeadlyArena(Arena):
+    """One whose simulator processes are those."""
+
+    def _make_actor(self) -> Any:
+        import ray
+
+        return ray.remote(Deadly).options(num_cpus=0.5).remote(5)
 
 
 @pytest.mark.ray
-def test_a_scene_that_kills_its_workers_is_recorded_and_takes_no_other_along(
-    ray_cluster: None, stage_context: Callable[..., StageContext]
-) -> None:
-    import ray
-
-    from blm.actors.pool import WorkPool
-
-    context = stage_context("evaluate", world=WORLD)
-    log = context.out / "episodes.jsonl"
-    actor = ray.remote(Deadly).options(num_cpus=1)
-    items = [RolloutItem(cell=PUSH, seeds=seeds, policy="blm") for seeds in ((1, 2, 3), (4, 5, 6))]
-    with Ledger(log, KEY) as ledger:
-        with WorkPool(lambda: actor.remote(5), actors=2, attempts=2) as pool:
-            _run(EvaluateConfig(), context, ledger, pool, items)
-            assert pool.deaths == 4  # its group twice, then the scene by itself twice
-        records = {record["seed"]: record for record in ledger.records}
-    assert sorted(records) == [1, 2, 3, 4, 5, 6]
+def test_a_scene_that_kills_its_workers_is_recorded_and_takes_no_other_along(ray_cluster: None, tmp_path: Path) -> None:
+    random = OtherPolicy(name="random", policy="random")
+    contestant = Contestant(acting=random, cells=(PUSH,), seeds=range(1, 9))
+    said: list[str] = []
+    with Books(tmp_path) as books, DeadlyArena(EvaluateConfig(), WORLD, ResourceConfig(), said.append) as arena:
+        arena.run(contestant, books)
+        records = {record["seed"]: record for record in books.episodes.records}
+        assert len(books.timings) == 8
+        assert arena.work.worker_deaths >= 4
+    assert sorted(records) == list(range(1, 9))
     assert [seed for seed, record in records.items() if not record["success"]] == [5]
     assert (records[5]["failure"], records[5]["error"]) == (Failure.WORKER_LOST, True)
     assert records[5]["detail"]
     assert records[5]["instruction"]
+    assert said[-1].startswith("random: 8/8 episodes")
+    with Books(tmp_path) as books:
+        assert 5 not in {record["seed"] for record in books.episodes.records}, "it is tried again another time"
 
 
 @pytest.mark.ray
@@ -81,10 +99,10 @@ def test_a_policy_that_answers_nonsense_throughout_ends_the_stage_with_the_reaso
     write_json(tmp_path / "stage2" / "models.json", ALL)
     context = stage_context("evaluate", inputs={"stage2": tmp_path / "stage2"}, world=WORLD)
     config = EvaluateConfig(episodes_per_cell=2, random_episodes_per_cell=0)
-    with Ledger(context.out / "episodes.jsonl", KEY) as ledger:
+    with Books(context.out) as books:
         with pytest.raises(UserError, match=r"none of 2 episodes of blm could be run.*not finite"):
-            run_rollouts(config, context, ledger)
-        assert [record["failure"] for record in ledger.records] == [Failure.BAD_ACTION] * 2
+            run_rollouts(config, context, books)
+        assert [record["failure"] for record in books.episodes.records] == [Failure.BAD_ACTION] * 2
     assert not (context.out / "rollouts").exists()
 
 
@@ -97,14 +115,14 @@ def test_a_checkpoint_that_lacks_its_weights_is_named_before_anything_runs(
     folder = write_small_policy(tmp_path / "stage2" / "model", tiny_mllm)
     write_json(tmp_path / "stage2" / "models.json", ALL)
     context = stage_context("evaluate", inputs={"stage2": tmp_path / "stage2"}, world=WORLD)
-    with Ledger(context.out / "episodes.jsonl", KEY) as ledger:
+    with Books(context.out) as books:
         (folder / "policy.safetensors").unlink()
         with pytest.raises(UserError, match=r"policy\.safetensors cannot be loaded"):
-            run_rollouts(EvaluateConfig(), context, ledger)
+            run_rollouts(EvaluateConfig(), context, books)
         shutil.rmtree(folder)
         with pytest.raises(UserError, match="does not exist"):
-            run_rollouts(EvaluateConfig(), context, ledger)
-        assert len(ledger) == 0
+            run_rollouts(EvaluateConfig(), context, books)
+        assert len(books.episodes) == 0
 
 
 def test_the_first_successes_and_failures_are_filmed_but_no_episode_that_broke(
@@ -116,8 +134,8 @@ def test_the_first_successes_and_failures_are_filmed_but_no_episode_that_broke(
         asdict(result(seed, success=outcome == "success", error=outcome == "error"))
         for seed, outcome in enumerate(outcomes)
     ]
-    films = list(_films(EvaluateConfig(videos_per_cell=2), context, records[::-1]))
-    assert [film.out.name for film in films] == [
+    wanted = list(films(EvaluateConfig(videos_per_cell=2), context, records[::-1]))
+    assert [film.out.name for film in wanted] == [
         "panda-PushCube-seed2-success.mp4",
         "panda-PushCube-seed3-success.mp4",
         "panda-PushCube-seed1-failure.mp4",

@@ -58,14 +58,15 @@ def test_the_last_picture_is_held() -> None:
 @pytest.mark.sim
 def test_an_episode_is_filmed_from_its_states(tmp_path: Path) -> None:
     from blm.actors.sim.env import CellEnv
-    from blm.actors.sim.outcome import RolloutConfig
+    from blm.actors.sim.outcome import RolloutConfig, RolloutItem
     from blm.actors.sim.policies import RandomPolicy
-    from blm.actors.sim.rollout import RolloutRunner
+    from blm.actors.sim.runner import RolloutRunner
     from blm.actors.sim.world import WorldConfig, parse_cell
 
     cell = parse_cell("panda/PushCube")
-    runner = RolloutRunner(WorldConfig(cells=(cell.name,)), RolloutConfig(max_steps=12))
-    episode = runner.run(cell, [1_000_000], RandomPolicy(0.3))[0].episode
+    runner = RolloutRunner(WorldConfig(cells=(cell.name,)), RolloutConfig(max_steps=12), RandomPolicy(0.3), slots=1)
+    (finished,) = runner.run([RolloutItem(cell=cell, seed=1_000_000, keep=tmp_path / "kept")])
+    episode = finished.episode
     assert episode is not None
     env = CellEnv(cell, cameras=("side",), image_px=96)
     pictures = list(frames(env, episode, "side"))

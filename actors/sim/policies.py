@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blm.model.embodiments import GRIPPER_CLOSED, GRIPPER_OPEN, Embodiment, get_embodiment
-from blm.model.types import ActionChunk, Observation
+from blm.model.types import ActionChunk, Observation, Prefixes
 
 CHUNK = 16
 """Actions in a random chunk, as many as in ours."""
@@ -18,20 +18,36 @@ class PolicyError(Exception):
     """A policy that runs could not answer: a failure of the episodes that asked, not of the evaluation."""
 
 
+class PolicyTimeoutError(PolicyError):
+    """A policy did not answer in time. Nobody who asked is asked for again: that would wait as long once more."""
+
+
 class Inference(Protocol):
     """Anything that turns observations into action chunks."""
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        """A chunk for each observation; its randomness follows from its seed."""
+    def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+    ) -> list[ActionChunk]:
+        """A chunk for each observation; its randomness follows from its seed.
+
+        UserError if it is given a prefix and cannot go on from one (`refuse_prefixes`).
+        """
 
 
 class Policy(Inference, Protocol):
-    """What rollouts ask. Its `infer_batch` may raise PolicyError."""
+    """What rollouts ask.
 
-    name: str
-    """Written beside its results."""
-    sees: bool
-    """Whether observations must hold pictures."""
+    Its `infer_batch` may raise PolicyError, and whatever else: the episodes that asked fail. A UserError ends the
+    evaluation: nothing that could be asked of the policy would be answered.
+    """
+
+    @property
+    def name(self) -> str:
+        """Written beside its results."""
+
+    @property
+    def sees(self) -> bool:
+        """Whether observations must hold pictures."""
 
 
 def chunk_seed(cell: str, seed: int, chunk: int) -> int:
@@ -69,8 +85,10 @@ class RandomPolicy:
     def __init__(self, scale_rad: float = 0.1) -> None:
         self.scale_rad = scale_rad
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        """Chunks of `CHUNK` equal targets within `scale_rad` of where each joint is."""
+    def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+    ) -> list[ActionChunk]:
+        """Chunks of `CHUNK` equal targets within `scale_rad` of where each joint is, whatever was executed before."""
         return [self._chunk(observation, seed) for observation, seed in zip(observations, seeds, strict=True)]
 
     def _chunk(self, observation: Observation, seed: int) -> ActionChunk:
