@@ -64,11 +64,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     q = q * q.shape[-1] ** -0.5
     if mask is None and k.shape[-2] < SHORT:
-        return (k @ q.transpose(-1, -2)).softmax(dim=-2).transpose(-1, -2) @ v
+        scores = k @ q.transpose(-1, -2)
+        return (scores.softmax(dim=-2) if k.requires_grad else _softmax_down(scores)).transpose(-1, -2) @ v
     scores = q @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1) @ v
+
+
+def _softmax_down(scores: Tensor) -> Tensor:
+    """`softmax(dim=-2)` for a network that acts: PyTorch's own gives other bits to those columns of which threads have
+    to share a vector, so that what a row gets would depend on how many rows there are."""
+    raised = torch.exp(scores - scores.amax(dim=-2, keepdim=True))
+    return raised / raised.sum(dim=-2, keepdim=True)
 
 
 def feed_forward(width: int, multiple: int = 4) -> nn.Sequential:

@@ -118,10 +118,11 @@ class TaskWords(nn.Module):
         self._numbers = {word: i for i, word in enumerate(vocabulary, start=UNKNOWN + 1)}
         self.table = nn.Embedding(len(vocabulary) + 1, width)
 
-    def numbers(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Numbers of the words, int64 [B, W], and which of them are words, bool [B, W]. W is 1 at least."""
+    def numbers(self, instructions: Sequence[str], least: int = 1) -> tuple[Tensor, Tensor]:
+        """Numbers of the words, int64 [B, W], and which of them are words, bool [B, W]. W is that of the longest, and
+        `least` at least."""
         rows = [[self._numbers.get(word, UNKNOWN) for word in words_of(text)] or [UNKNOWN] for text in instructions]
-        longest = max(map(len, rows))
+        longest = max(least, *map(len, rows))
         numbers = torch.tensor([row + [UNKNOWN] * (longest - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         return numbers, torch.arange(longest)[None] < lengths[:, None]

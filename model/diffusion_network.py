@@ -150,33 +150,51 @@ class DiffusionNetwork(nn.Module):
         assert isinstance(parts, RobotParts)
         return parts
 
-    def _observe(self, batch: DiffusionBatch, by_px: Tensor | None, hidden: Tensor | None) -> Tensor:
+    def _observe(self, batch: DiffusionBatch, by_px: Tensor | None, hidden: Tensor) -> Tensor:
         """Features [B, condition] of pictures, states and tasks."""
         pictures = batch.pictures if by_px is None else shifted(batch.pictures, by_px)
-        seen = [self.eyes[camera](to_network(pictures[:, i])) for i, camera in enumerate(self.cameras)]
         felt = torch.cat([self._parts(group.embodiment).state(group.state) for group in batch.groups])
         numbers, real = self.words.numbers(batch.instructions)
-        if hidden is not None:
-            numbers = numbers.masked_fill(hidden[:, : numbers.shape[1]], UNKNOWN)
+        numbers = numbers.masked_fill(hidden[:, : numbers.shape[1]], UNKNOWN)
         told = self.words(numbers.to(felt.device), real.to(felt.device))
-        return self.observed(torch.cat([*seen, felt, told], dim=1))
+        return self.observed(torch.cat([self._seen(pictures), felt, told], dim=1))
+
+    def _seen(self, pictures: Tensor) -> Tensor:
+        """What the eyes make of pictures [B, C, h, w, 3]: [B, C * 2 K]."""
+        return torch.cat([self.eyes[name](to_network(pictures[:, i])) for i, name in enumerate(self.cameras)], dim=1)
 
     def _denoise(self, entered: Tensor, times: Tensor, observed: Tensor) -> Tensor:
-        """Features of noisy chunks [n, w, H] -> features [n, w, H]."""
-        when = self.time(sinusoids(times, self.config.condition))
+        """Features of noisy chunks [n, w, H] -> features [n, w, H]. times [n], or [1] if all have the same."""
+        when = self.time(sinusoids(times, self.config.condition)).expand(len(observed), -1)
         return self.unet(entered, torch.cat([observed, when], dim=1))
 
     @torch.inference_mode()
+    def look(self, pictures: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What is seen, [B, C * 2 K], and what is told, [B, word width], whatever the robots: pictures uint8
+        [B, C, h, w, 3]."""
+        # As long for every batch: sums of other lengths, if only of zeros, may add up in another order.
+        numbers, real = self.words.numbers(instructions, least=MOST_WORDS)
+        return self._seen(pictures), self.words(numbers.to(pictures.device), real.to(pictures.device))
+
     def sample(self, batch: DiffusionBatch, noise: Tensor, steps: int) -> Tensor:
-        """Normalised chunks [B, H, A] of one robot, from noise of that shape, by DDIM without new noise."""
+        """Normalised chunks [B, H, A] of a batch of one robot, as `sample_for`."""
         (group,) = batch.groups
-        parts = self._parts(group.embodiment)
-        observed = self._observe(batch, None, None)
+        seen, told = self.look(batch.pictures, batch.instructions)
+        return self.sample_for(group.embodiment, group.state, seen, told, noise, steps)
+
+    @torch.inference_mode()
+    def sample_for(
+        self, embodiment: str, state: Tensor, seen: Tensor, told: Tensor, noise: Tensor, steps: int
+    ) -> Tensor:
+        """Normalised chunks [b, H, A] of one robot by DDIM without new noise, from noise of that shape, its normalised
+        state [b, S] and its rows of what `look` made."""
+        parts = self._parts(embodiment)
+        observed = self.observed(torch.cat([seen, parts.state(state), told], dim=1))
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=noise.device)
         x = noise
         for time in scheduler.timesteps:
-            out = self._denoise(parts.enter(x.transpose(1, 2)), time.expand(len(x)), observed)
+            out = self._denoise(parts.enter(x.transpose(1, 2)), time.view(1), observed)
             x = scheduler.step(parts.leave(out).transpose(1, 2).float(), time, x, eta=0.0).prev_sample
         return x
 

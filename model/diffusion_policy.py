@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blm.model.acting import ActingPolicy
 from blm.model.checkpoint_files import load_weights, read_folder, write_folder
-from blm.model.diffusion_network import DiffusionBatch, DiffusionNetwork
+from blm.model.diffusion_network import DiffusionNetwork
 from blm.model.diffusion_options import DiffusionPolicyConfig
 from blm.model.errors import UserError
-from blm.model.layout import Layout, find_layout, layout_from_json, layout_to_json
+from blm.model.invariant import make_invariant
+from blm.model.layout import Layout, layout_from_json, layout_to_json
 from blm.model.normalize import EmbodimentStatistics, statistics_from_json, statistics_to_json
-from blm.model.observations import pictures_of
-from blm.model.policy_batch import PolicyGroup
-from blm.model.transforms import absolute_chunk
-from blm.model.types import ActionChunk, Observation
+from blm.model.types import Prefixes, refuse_prefixes
 
 KIND = "diffusion_policy"
 
@@ -95,80 +94,53 @@ def read_diffusion_contract(folder: Path) -> DiffusionContract:
         raise UserError(f"{folder / 'blm.json'} is damaged ({error}); copy the checkpoint again") from error
 
 
-class DiffusionPolicy:
+class DiffusionPolicy(ActingPolicy[DiffusionContract]):
     """Network and contract, asked for chunks."""
 
     def __init__(
-        self, contract: DiffusionContract, network: DiffusionNetwork, *, device: str = "cpu", dtype: torch.dtype
+        self,
+        contract: DiffusionContract,
+        network: DiffusionNetwork,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype,
+        invariant: bool = True,
     ) -> None:
-        self.contract = contract
-        self._network = network.to(device).eval()
-        self._device = torch.device(device)
+        """invariant: on a CPU the network's layers become those of `model/invariant.py`."""
+        super().__init__(contract, torch.device(device))
+        self._network = network.to(device).eval().requires_grad_(False)
+        if invariant:
+            make_invariant(self._network)
         self._autocast = dtype if dtype in (torch.bfloat16, torch.float16) and self._device.type == "cuda" else None
-        self._calls = 0
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "DiffusionPolicy":
-        """Load a checkpoint folder. UserError if it is missing or damaged."""
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        invariant: bool = True,
+    ) -> "DiffusionPolicy":
+        """Load a checkpoint folder; `invariant` as `load_policy_for`. UserError if it is missing or damaged."""
         folder = Path(folder)
         contract = read_diffusion_contract(folder)
         network = contract.build()
         load_weights(folder, network)
-        return cls(contract, network, device=device, dtype=dtype)
+        return cls(contract, network, device=device, dtype=dtype, invariant=invariant)
 
-    def reset(self) -> None:
-        """Forget the episode: noise for calls without a seed starts over."""
-        self._calls = 0
+    def _look(self, pictures: Tensor, instructions: Sequence[str]) -> tuple[Tensor, ...]:
+        with self._precision():
+            return self._network.look(pictures.to(self._device), instructions)
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """One chunk. The noise follows from the number of calls since `reset`."""
-        self._calls += 1
-        return self.infer_batch([observation], [self._calls - 1])[0]
+    def _denoise(
+        self, layout: Layout, state: np.ndarray, seen: tuple[Tensor, ...], seeds: list[int], prefixes: Prefixes | None
+    ) -> Tensor:
+        refuse_prefixes(KIND, prefixes)
+        noise = self._noise(layout, self.contract.chunk, seeds)
+        felt = self._normalised_state(layout, state)
+        with self._precision():
+            return self._network.sample_for(layout.name, felt, *seen, noise, self.contract.policy.sample_timesteps)
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        """One chunk an observation, of any robots mixed, within their limits. A row's noise follows from its seed.
-
-        UserError for a robot, camera or picture size other than the contract's.
-        """
-        assert len(observations) == len(seeds), f"{len(observations)} observations with {len(seeds)} seeds"
-        contract = self.contract
-        layouts = [find_layout(contract.layouts, observation.embodiment) for observation in observations]
-        pictures = [
-            np.stack(list(pictures_of(one, layout, cameras=contract.cameras, image_px=contract.image_px).values()))
-            for one, layout in zip(observations, layouts, strict=True)
-        ]
-        chunks: dict[int, ActionChunk] = {}
-        for layout in self.contract.layouts:
-            rows = [i for i, observation in enumerate(observations) if observation.embodiment == layout.name]
-            if rows:
-                state = np.stack([observations[i].state for i in rows]).astype(np.float32)
-                batch = self._batch(layout, state, [pictures[i] for i in rows], [observations[i] for i in rows])
-                noise = torch.stack([self._noise(layout, seeds[i]) for i in rows]).to(self._device)
-                with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-                    normalised = self._network.sample(batch, noise, self.contract.policy.sample_timesteps)
-                relative = self.contract.statistics[layout.name].action.unnormalize(normalised.float().cpu().numpy())
-                for row, actions in zip(rows, absolute_chunk(relative, state, layout), strict=True):
-                    chunks[row] = ActionChunk(actions=actions, control_hz=layout.control_hz)
-        return [chunks[i] for i in range(len(observations))]
-
-    def _batch(
-        self, layout: Layout, state: np.ndarray, pictures: list[np.ndarray], observations: list[Observation]
-    ) -> DiffusionBatch:
-        normalised = torch.from_numpy(self.contract.statistics[layout.name].state.normalize(state)).to(self._device)
-        shape = (len(state), self.contract.chunk)
-        group = PolicyGroup(
-            embodiment=layout.name,
-            state=normalised,
-            actions=torch.zeros(*shape, layout.action_dim),
-            is_pad=torch.zeros(shape, dtype=torch.bool),
-        )
-        return DiffusionBatch(
-            groups=[group],
-            pictures=torch.from_numpy(np.stack(pictures)).to(self._device),
-            instructions=[observation.instruction for observation in observations],
-            place=torch.arange(len(state)),
-        )
-
-    def _noise(self, layout: Layout, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(self.contract.chunk, layout.action_dim, generator=generator)
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)

@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blm.model.diffusion_encoder import norm
 
@@ -23,12 +22,13 @@ class ConditionedBlock(nn.Module):
         self.second_norm = norm(width_out)
         self.told = nn.Linear(condition, 2 * width_out)
         self.shortcut = nn.Conv1d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+        self.mish = nn.Mish()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """condition [n, c]."""
-        inside = F.mish(self.first_norm(self.first(x)))
+        inside = self.mish(self.first_norm(self.first(x)))
         scale, shift = self.told(condition).unsqueeze(-1).chunk(2, dim=1)
-        inside = F.mish(self.second_norm(self.second((1 + scale) * inside + shift)))
+        inside = self.mish(self.second_norm(self.second((1 + scale) * inside + shift)))
         return inside + self.shortcut(x)
 
 
@@ -48,11 +48,12 @@ class ConditionalUnet(nn.Module):
         self.lengthen = nn.ModuleList(
             nn.ConvTranspose1d(width, before, 4, stride=2, padding=1) for before, width in reversed(steps[1:])
         )
+        self.mish = nn.Mish()
         self.up = nn.ModuleList(ConditionedBlock(2 * width, width, **size) for width in reversed(widths[:-1]))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """[n, w, T] and [n, c] -> [n, w, T], w the first of the widths."""
-        condition = F.mish(condition)
+        condition = self.mish(condition)
         skips: list[Tensor] = []
         for level, pair in enumerate(self.down):
             first, second = cast(nn.ModuleList, pair)

@@ -55,6 +55,7 @@ class Dit(nn.Module):
         self.heads = heads
         self.time_channels = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=1)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
+        self.time_silu = nn.SiLU()
         self.blocks = nn.ModuleList(DitBlock(width, heads, cross=i % 2 == 0, dropout=dropout) for i in range(blocks))
         self.intent_kv = nn.Linear(width, 2 * width * ((blocks + 1) // 2))
         self.modulation = nn.Linear(width, (6 * blocks + 2) * width)
@@ -69,10 +70,10 @@ class Dit(nn.Module):
     def forward(
         self, x: Tensor, flow_time: Tensor, intents: tuple[Tensor, ...], *, last: int, tap: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x [B*R, T, d], flow_time [B*R] in [0, 1] -> (the last `last` tokens [B*R, last, d], all tokens after block
-        `tap`, or as they came in)."""
+        """x [B*R, T, d], flow_time in [0, 1], [B*R] or [1] if all have the same -> (the last `last` tokens
+        [B*R, last, d], all tokens after block `tap`, or as they came in)."""
         channels = self.time_channels(flow_time * TIME_BUCKETS).to(x.dtype)
-        time = self.modulation(F.silu(self.time_embedding(channels))).float()
+        time = self.modulation(self.time_silu(self.time_embedding(channels))).float()
         time = time.unflatten(-1, (-1, x.shape[-1]))
         tapped = x
         final = len(self.blocks) - 1

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
+from transformers.activations import SiLUActivation
 
 from blm.model.backbone import load_backbone
 from blm.model.chat_encoder import ChatEncoder
 from blm.model.errors import UserError
 from blm.model.families import parts_of
 from blm.model.intent_hashes import fingerprint
+from blm.model.invariant import RowSiLU, linear, make_invariant
 from blm.model.packing import join_inputs
 from blm.model.prompts import policy_messages
 from blm.model.training import mixed_precision
@@ -33,8 +35,7 @@ Sizes = tuple[tuple[int, int], ...]
 """(height, width) of each picture, px."""
 BESIDE_MEDIA = 2  # tokens kept besides those of the pictures and `max_text_tokens`: their closing marker, and a spare
 ROWS = 32
-"""Observations a forward pass. From 16 on the bits of a row do not depend on its neighbours (measured on CPU, in
-float32 and bfloat16; below, matrix products add up in another order), and larger batches fall out of the cache."""
+"""Observations a forward pass: larger batches fall out of the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +73,10 @@ class IntentExtractor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         precision: Literal["float32", "bfloat16"] = "float32",
+        invariant: bool = True,
     ) -> None:
-        """precision: of matrix products where the weights (`dtype`) are float32. UserError for a block that the model
-        does not have."""
+        """precision: of matrix products where the weights (`dtype`) are float32. invariant: on a CPU, the bits of a row
+        do not depend on the batch it is in. UserError for a block that the model does not have."""
         model, processor = load_backbone(model_dir, device=device, dtype=dtype)
         parts = parts_of(model)
         if not 1 <= layer <= len(parts.language_blocks):
@@ -91,6 +93,11 @@ class IntentExtractor:
             for module in (m for part in (parts.vision, *parts.mergers, parts.language) for m in part.modules()):
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)  # once, instead of in every forward pass
+        self._invariant = invariant and torch.device(device).type == "cpu"
+        if self._invariant:
+            make_invariant(model, {SiLUActivation: RowSiLU})
+            if precision == "float32" and dtype == torch.float32:
+                parts.vision.blm_linear = linear
         self.max_text_tokens = max_text_tokens
         self.width: int = model.config.get_text_config().hidden_size
         self.device, self.dtype, self.precision = device, dtype, precision
@@ -108,8 +115,9 @@ class IntentExtractor:
     def encode_stacked(
         self, pictures: np.ndarray | Tensor, instructions: Sequence[str], *, exact: bool = False
     ) -> Intents:
-        """pictures uint8 [B, cameras, H, W, 3]. exact: the last forward pass is filled up to ROWS, so that the bits of
-        a row do not depend on the size of the batch. UserError for an instruction that is too long."""
+        """pictures uint8 [B, cameras, H, W, 3]. exact: the bits of a row must not depend on the size of the batch;
+        where the layers do not see to it, the last forward pass is filled up to ROWS. UserError for an instruction that
+        is too long."""
         length = self.length((tuple(pictures.shape[2:4]),) * pictures.shape[1])
         states, masks = [], []
         for first in range(0, len(instructions), ROWS):
@@ -131,7 +139,7 @@ class IntentExtractor:
         pixels, wanted = torch.as_tensor(pictures), len(texts)
         asked = [(row, text) for row, several in enumerate(texts) for text in several]
         n_texts = len(asked)
-        if exact and wanted < ROWS:
+        if exact and not self._invariant and wanted < ROWS:
             pixels = torch.cat([pixels, pixels[-1:].expand(ROWS - wanted, -1, -1, -1, -1)])
             asked += [(row, text) for row in range(wanted, ROWS) for text in texts[-1]]
         sizes: Sizes = ((pixels.shape[2], pixels.shape[3]),) * pixels.shape[1]
@@ -140,8 +148,10 @@ class IntentExtractor:
         begin = int(places[-1]) + 1
         lengths = torch.tensor([len(ids) - begin for ids, _ in prompts])
         self._check_length([text for _, text in asked], lengths)
-        full = begin + int(lengths.max())
-        # Padding stands behind, where attention, being causal, never sees it.
+        # Padding stands behind, where attention, being causal, never sees it. But how far it reaches decides about the
+        # order of sums in the kernels of attention: the longest text of a batch must not.
+        longest = BESIDE_MEDIA + self.max_text_tokens if self._invariant else int(lengths.max())
+        full = begin + longest
         ids = torch.stack([F.pad(ids, (0, full - len(ids))) for ids, _ in prompts]).to(self.device)
         positions = torch.stack([F.pad(where, (0, full - where.shape[1])) for _, where in prompts], dim=1)
         positions = positions.to(self.device)
@@ -154,7 +164,7 @@ class IntentExtractor:
                 seen, read = self._shared(ids, positions, pixels, places, rows)
         return IntentParts(
             pictures=seen[:wanted, int(places[0]) :],
-            texts=read[:n_texts],
+            texts=read[:n_texts, : int(lengths[:n_texts].max())],
             lengths=lengths[:n_texts].to(self.device),
         )
 

@@ -70,7 +70,8 @@ def encode_images(visual: nn.Module, images: np.ndarray | Tensor) -> Tensor:
         weight = weight.sum(dim=2)
     n, n_patches, _ = patches.shape
     rows, cols = (side // PATCH_PX for side in images.shape[-3:-1])
-    hidden = F.linear(patches.reshape(n * n_patches, -1), weight.flatten(1)).view(n, n_patches, -1)
+    product: Callable[..., Tensor] = getattr(visual, "blm_linear", F.linear)
+    hidden = product(patches.reshape(n * n_patches, -1), weight.flatten(1)).view(n, n_patches, -1)
     cos, sin = _rotary_tables(visual, rows, cols, hidden)
     windows = _windows(visual, rows // MERGE, cols // MERGE)
     if windows is not None:

@@ -122,15 +122,18 @@ def test_pictures_are_seen_once_for_all_their_instructions(family, tmp_path):
         assert torch.allclose(parts.texts[text, :n], alone.texts[0, :n], atol=1e-4)
 
 
-def test_exactly_a_row_has_the_same_bits_in_any_batch(tiny_mllm):
-    extractor = IntentExtractor(tiny_mllm, layer=3, max_text_tokens=64)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_has_the_same_bits_in_any_batch(family, precision, tmp_path):
+    folder = write_family(tmp_path / family, family)
+    extractor = IntentExtractor(folder, layer=2, max_text_tokens=64, precision=precision)
     pictures = np.random.default_rng(0).integers(0, 255, (ROWS + 5, 1, 56, 56, 3), dtype=np.uint8)
-    texts = [INSTRUCTIONS[i % 2] for i in range(len(pictures))]
-    together = extractor.encode_stacked(pictures, texts, exact=True)
-    some = [ROWS + 4, 3, 17]
-    alone = extractor.encode_stacked(pictures[some], [texts[i] for i in some], exact=True)
-    assert torch.equal(together.states[some], alone.states)
-    assert torch.equal(together.mask[some], alone.mask)
+    texts = [(*INSTRUCTIONS, "pull")[i % 3] for i in range(len(pictures))]
+    together = extractor.encode_stacked(pictures, texts)
+    for some in ([ROWS + 4, 3, 17], [5]):
+        alone = extractor.encode_stacked(pictures[some], [texts[i] for i in some], exact=True)
+        assert torch.equal(together.states[some], alone.states)
+        assert torch.equal(together.mask[some], alone.mask)
 
 
 def test_bfloat16_products_change_the_states_by_a_few_per_mille(tiny_mllm):

@@ -1,0 +1,115 @@
+"""What every policy loaded from a checkpoint does alike when it acts: take observations of any robots mixed, tell
+wrong ones, draw each row's noise from its seed, and give chunks back in robot units.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blm.model.layout import Layout, find_layout
+from blm.model.normalize import EmbodimentStatistics
+from blm.model.observations import pictures_of
+from blm.model.transforms import absolute_chunk
+from blm.model.types import ActionChunk, Observation, Prefixes
+
+
+class ActingContract(Protocol):
+    """What a checkpoint says of the observations that its policy takes."""
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Its robots."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Pictures of an observation, in this order."""
+
+    @property
+    def image_px(self) -> int:
+        """Side of the square pictures."""
+
+    @property
+    def statistics(self) -> Mapping[str, EmbodimentStatistics]:
+        """Normalisation of each robot."""
+
+
+ContractT = TypeVar("ContractT", bound=ActingContract)
+
+
+class ActingPolicy(ABC, Generic[ContractT]):
+    """A policy loaded from a checkpoint of any kind."""
+
+    def __init__(self, contract: ContractT, device: torch.device) -> None:
+        self.contract, self._device = contract, device
+        self._calls = 0
+
+    def reset(self) -> None:
+        """Forget the episode: noise for calls without a seed starts over."""
+        self._calls = 0
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """One chunk. The noise follows from the number of calls since `reset`."""
+        self._calls += 1
+        return self.infer_batch([observation], [self._calls - 1])[0]
+
+    def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+    ) -> list[ActionChunk]:
+        """One chunk an observation, of any robots mixed, within the robots' limits.
+
+        A row's noise follows from its seed alone, and no row sees another. Of a policy that was loaded `invariant`, on
+        a CPU, the same row gives the same bits whatever else is in the batch; otherwise the batch changes an answer by
+        rounding (docs/determinism.md). prefixes: what of the chunks in execution is left, for policies that can go on
+        from it. UserError for a robot, camera or picture size other than the contract's, and for a prefix where the
+        policy takes none.
+        """
+        assert len(observations) == len(seeds), f"{len(observations)} observations with {len(seeds)} seeds"
+        assert prefixes is None or len(prefixes) == len(seeds), (
+            f"{len(seeds)} seeds with {len(prefixes or ())} prefixes"
+        )
+        if not observations:
+            return []
+        contract = self.contract
+        layouts = [find_layout(contract.layouts, observation.embodiment) for observation in observations]
+        pictures = [
+            np.stack(list(pictures_of(one, layout, cameras=contract.cameras, image_px=contract.image_px).values()))
+            for one, layout in zip(observations, layouts, strict=True)
+        ]
+        seen = self._look(torch.from_numpy(np.stack(pictures)), [one.instruction for one in observations])
+        chunks: dict[int, ActionChunk] = {}
+        for layout in contract.layouts:
+            rows = [row for row, own in enumerate(layouts) if own is layout]
+            if rows:
+                state = np.stack([observations[row].state for row in rows]).astype(np.float32)
+                known = None if prefixes is None else [prefixes[row] for row in rows]
+                mine = tuple(part[rows] for part in seen)
+                normalised = self._denoise(layout, state, mine, [seeds[row] for row in rows], known)
+                relative = contract.statistics[layout.name].action.unnormalize(normalised.float().cpu().numpy())
+                for row, actions in zip(rows, absolute_chunk(relative, state, layout), strict=True):
+                    chunks[row] = ActionChunk(actions=actions, control_hz=layout.control_hz)
+        return [chunks[row] for row in range(len(observations))]
+
+    @abstractmethod
+    def _look(self, pictures: Tensor, instructions: Sequence[str]) -> tuple[Tensor, ...]:
+        """What the policy makes of pictures uint8 [B, cameras, px, px, 3] and instructions, of all robots at once:
+        tensors [B, ...]."""
+
+    @abstractmethod
+    def _denoise(
+        self, layout: Layout, state: np.ndarray, seen: tuple[Tensor, ...], seeds: list[int], prefixes: Prefixes | None
+    ) -> Tensor:
+        """Normalised chunks [b, H, A] of one robot's rows: state [b, S] in robot units, and what was made of what they
+        see."""
+
+    def _normalised_state(self, layout: Layout, state: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.contract.statistics[layout.name].state.normalize(state)).to(self._device)
+
+    def _noise(self, layout: Layout, chunk: int, seeds: list[int]) -> Tensor:
+        """float32 [b, chunk, A], each row from its seed, on CPU, so that every device starts from the same."""
+        shape = (chunk, layout.action_dim)
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(drawn).to(self._device)
