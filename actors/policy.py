@@ -1,91 +1,137 @@
-"""A trained policy in an actor of its own, answering rollouts from many others.
+"""A trained policy in processes of its own, answering rollouts from many others.
 
-A request is a batch already: a group of episodes that look together. By default each request is one forward pass,
-so that its answer depends on nothing but itself, down to the last bit. On an accelerator, which small batches leave
-idle, requests that arrive while another is computed can be answered together (`merge`); what that costs is the
-reproducibility of the last digits.
+A light actor keeps the queue (`Broker`); the policy itself is in one actor more, or one for each GPU, so that one that
+hangs inside native code can be ended from outside while the others go on.
+
+A request is a batch already: the episodes of one simulator process that look together.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from blm.actors.sim.policies import Inference, PolicyError
-from blm.cluster.ray_runtime import cause_of
-from blm.model.types import ActionChunk, Observation
+from blm.actors.broker import RESTARTS, Broker, EngineDied, Load
+from blm.actors.pool import brief
+from blm.actors.sim.policies import Inference, PolicyError, PolicyTimeoutError
+from blm.model.errors import UserError
+from blm.model.types import ActionChunk, Observation, Prefixes
 
-RESTARTS = 3
-"""How often a policy process that dies is started anew before the evaluation ends."""
+
+class PolicyProcess:
+    """Plain object; `ray.remote` turns it into the actor that has the policy."""
+
+    def __init__(self) -> None:
+        self._policy: Inference | None = None
+
+    def load(self, make_policy: Callable[[], Inference]) -> None:
+        """Make the policy here. Raises what that raises."""
+        self._policy = make_policy()
+
+    def infer(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None
+    ) -> list[ActionChunk]:
+        """The policy's answer."""
+        assert self._policy is not None, "infer before load"
+        if prefixes is None:
+            return self._policy.infer_batch(observations, seeds)
+        return self._policy.infer_batch(observations, seeds, prefixes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    observations: Sequence[Observation]
-    seeds: Sequence[int]
-    answer: "asyncio.Future[list[ActionChunk]]"
+class RayEngine:
+    """An `Engine` that is a `PolicyProcess` in a Ray actor."""
+
+    def __init__(self, make_policy: Callable[[], Inference], options: dict[str, Any]) -> None:
+        self._make_policy, self._options = make_policy, options
+        self._actor: ActorHandle | None = None
+
+    async def renew(self) -> None:
+        """End the process, if there is one, and load the policy in another. Raises what loading raises."""
+        self.stop()
+        self._actor = ray.remote(PolicyProcess).options(**self._options).remote()
+        try:
+            await self._actor.load.remote(self._make_policy)
+        except RayTaskError as error:
+            raise error.cause from None
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    async def infer(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None
+    ) -> list[ActionChunk]:
+        """The policy's answer. UserError if it raised that, PolicyError with whatever else it raised; EngineDied."""
+        assert self._actor is not None, "infer before renew"
+        try:
+            return await self._actor.infer.remote(observations, seeds, prefixes)
+        except (RayActorError, OutOfMemoryError) as error:
+            raise EngineDied(str(error)) from None
+        except RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise PolicyError(f"{type(error.cause).__name__}: {error.cause}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingOptions:
+    """How a policy is served."""
+
+    processes: int = 1
+    """Processes that have it, each of them whole."""
+    num_gpus: float = 0
+    """GPUs of each."""
+    num_cpus: float = 0
+    """CPUs of each, as Ray counts them. None by default: while the policy computes, the rollouts that asked wait."""
+    merge: int = 0
+    """Most observations of several requests in one pass; 0: each request by itself."""
+    wait_s: float = 0.0
+    """How long a pass with room left waits for more requests."""
+    limit_s: float = 60.0
+    """A process that has not answered by then is ended."""
 
 
 class PolicyServer:
-    """Plain object; `ray.remote` turns it into an asyncio actor."""
+    """Plain object; `ray.remote` turns it into the asyncio actor that rollouts talk to."""
 
-    def __init__(self, make_policy: Callable[[], Inference], merge: int = 0) -> None:
-        """merge: most observations of different requests that are computed together; 0: each request by itself."""
-        self._policy = make_policy()
-        self._merge = merge
-        self._waiting: list[_Request] = []
-        self._serving: asyncio.Task[None] | None = None
-        self.passes = 0
-        """Forward passes so far."""
+    def __init__(self, make_policy: Callable[[], Inference], options: ServingOptions) -> None:
+        resources = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+        self._engines = [RayEngine(make_policy, resources) for _ in range(options.processes)]
+        self._broker = Broker(self._engines, merge=options.merge, wait_s=options.wait_s, limit_s=options.limit_s)
+        self._loading: asyncio.Task[None] | None = None
 
     async def ready(self) -> bool:
-        """True, once the policy is loaded."""
+        """True, once the policy is loaded. Raises what loading raises."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        await asyncio.shield(self._loading)
         return True
 
-    async def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        """A chunk for each observation, in order. Raises what the policy raises."""
-        answer: asyncio.Future[list[ActionChunk]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(observations, seeds, answer))
-        if self._serving is None or self._serving.done():
-            self._serving = asyncio.create_task(self._serve())
-        return await answer
+    async def _load(self) -> None:
+        await asyncio.gather(*(engine.renew() for engine in self._engines))
 
-    async def _serve(self) -> None:
-        """Answer until nobody waits. The policy runs in a thread, so that requests can arrive meanwhile."""
-        while self._waiting:
-            requests = self._take()
-            if not await self._compute(requests) and len(requests) > 1:
-                for request in requests:  # one bad observation must not spoil the requests of others
-                    await self._compute([request])
+    async def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None
+    ) -> list[ActionChunk]:
+        """As `Broker.infer_batch`."""
+        await self.ready()  # an actor that was restarted has not been asked to be
+        return await self._broker.infer_batch(observations, seeds, prefixes)
 
-    def _take(self) -> list[_Request]:
-        """The oldest request, and those behind it that fit into the same pass."""
-        requests = [self._waiting.pop(0)]
-        count = len(requests[0].seeds)
-        while self._waiting and count + len(self._waiting[0].seeds) <= self._merge:
-            count += len(self._waiting[0].seeds)
-            requests.append(self._waiting.pop(0))
-        return requests
+    async def load(self) -> Load:
+        """What was done so far."""
+        return self._broker.load
 
-    async def _compute(self, requests: Sequence[_Request]) -> bool:
-        """Answer requests in one pass. False if it failed, which a single request is told and several are not."""
-        observations = [observation for request in requests for observation in request.observations]
-        seeds = [seed for request in requests for seed in request.seeds]
-        self.passes += 1
-        try:
-            chunks = await asyncio.to_thread(self._policy.infer_batch, observations, seeds)
-        except Exception as error:
-            if len(requests) == 1:
-                requests[0].answer.set_exception(error)
-            return False
-        first = 0
-        for request in requests:
-            request.answer.set_result(chunks[first : first + len(request.seeds)])
-            first += len(request.seeds)
-        return True
+    async def stop(self) -> None:
+        """End the policy's processes."""
+        for engine in self._engines:
+            engine.stop()
 
 
 class RemotePolicy:
@@ -97,36 +143,41 @@ class RemotePolicy:
         self.name = name
         self._server = server
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        """PolicyError if the policy raised; RayActorError if it died more than `RESTARTS` times."""
+    def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+    ) -> list[ActionChunk]:
+        """PolicyError if the policy raised or did not answer; UserError if it never will again."""
         try:
-            return ray.get(self._server.infer_batch.remote(list(observations), list(seeds)))
-        except RayActorError:
-            raise
+            return ray.get(self._server.infer_batch.remote(list(observations), list(seeds), prefixes))
         except RayTaskError as error:
+            if isinstance(error.cause, UserError | PolicyError | PolicyTimeoutError):
+                raise error.cause from None
             raise PolicyError(f"{type(error.cause).__name__}: {error.cause}") from None
+        except RayActorError as error:
+            raise UserError(f"the policy's server died, and so did its successors: {brief(error)}") from None
+
+    def load(self) -> Load:
+        """What was asked of it so far."""
+        return ray.get(self._server.load.remote())
 
     def stop(self) -> None:
-        """End the policy's process."""
+        """End the policy's processes."""
+        with suppress(RayActorError, RayTaskError, TimeoutError):  # they go with their owner, somewhat later
+            ray.get(self._server.stop.remote(), timeout=10)
         ray.kill(self._server)
 
 
 def start_policy(
-    name: str, make_policy: Callable[[], Inference], *, merge: int = 0, num_cpus: float = 0, num_gpus: float = 0
+    name: str, make_policy: Callable[[], Inference], options: ServingOptions | None = None
 ) -> RemotePolicy:
-    """A policy in a new actor, loaded. Raises the UserError that loading raised.
-
-    num_cpus is 0 by default: while the policy computes, the rollouts that asked for it wait.
-    """
+    """A policy in new actors, loaded. Raises the UserError that loading raised."""
     actor = ray.remote(PolicyServer).options(
-        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS, max_concurrency=1000
+        num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, max_concurrency=1000
     )
-    server = actor.remote(make_policy, merge)
+    policy = RemotePolicy(name, actor.remote(make_policy, options or ServingOptions()))
     try:
-        ray.get(server.ready.remote())
-    except RayActorError as error:
-        cause = cause_of(error)
-        if cause is None:
-            raise
-        raise cause from None
-    return RemotePolicy(name, server)
+        ray.get(policy._server.ready.remote())
+    except RayTaskError as error:
+        policy.stop()
+        raise error.cause from None
+    return policy

@@ -12,7 +12,7 @@ Anything with a method `work(item)` can be an actor.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -50,14 +50,22 @@ class _Task(Generic[ItemT]):
 class WorkPool(Generic[ItemT, ResultT]):
     """Runs `work(item)` on actors, one item at a time each. A context manager; leaving it kills the actors."""
 
-    def __init__(self, make_actor: Callable[[], ActorHandle], *, actors: int, attempts: int = 3) -> None:
-        """`attempts` is how many actors may die at one item before it counts as failed."""
+    def __init__(
+        self,
+        make_actor: Callable[[], ActorHandle],
+        *,
+        actors: int,
+        attempts: int = 3,
+        idle: Iterable[ActorHandle] = (),
+    ) -> None:
+        """`attempts` is how many actors may die at one item before it counts as failed. `idle`: actors that are there
+        already and belong to the pool from now on."""
         assert actors >= 1, f"a pool needs actors, got {actors}"
         assert attempts >= 1, f"an item needs attempts, got {attempts}"
         self._make_actor = make_actor
         self._size = actors
         self._attempts = attempts
-        self._idle: list[ActorHandle] = []
+        self._idle = list(idle)
         self._waiting: deque[_Task[ItemT]] = deque()
         self._running: dict[ray.ObjectRef, tuple[ActorHandle, _Task[ItemT]]] = {}
         self.deaths = 0
@@ -109,7 +117,7 @@ class WorkPool(Generic[ItemT, ResultT]):
                 if task.attempts < self._attempts:
                     self._waiting.appendleft(task)
                     continue
-                return Outcome(item=task.item, result=None, error=_brief(error), attempts=task.attempts)
+                return Outcome(item=task.item, result=None, error=brief(error), attempts=task.attempts)
             self._idle.append(actor)
             return Outcome(item=task.item, result=result, error=None, attempts=task.attempts)
 
@@ -138,7 +146,7 @@ class WorkPool(Generic[ItemT, ResultT]):
         self._waiting.clear()
 
 
-def _brief(error: RayActorError) -> str:
-    """The telling line of Ray's long message."""
+def brief(error: RayActorError) -> str:
+    """The telling line of Ray's long message about an actor that died."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "cause" in line or "exit" in line.lower()), lines[0])[:300]

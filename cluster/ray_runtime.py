@@ -89,10 +89,12 @@ def connect(
 
 
 @contextmanager
-def connected(*, num_cpus: int, object_store_gb: float = 1.0, address: str | None = None) -> Iterator[None]:
+def connected(
+    *, num_cpus: int, num_gpus: int = 0, object_store_gb: float = 1.0, address: str | None = None
+) -> Iterator[None]:
     """`connect` for the time of the body. A Ray that was up before stays up."""
     had_ray = is_up()
-    connect(num_cpus=num_cpus, object_store_gb=object_store_gb, address=address)
+    connect(num_cpus=num_cpus, num_gpus=num_gpus, object_store_gb=object_store_gb, address=address)
     try:
         yield
     finally:

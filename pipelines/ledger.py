@@ -86,6 +86,15 @@ class Ledger:
             self._rewrite()
             self._file = self._path.open("ab")
 
+    def sort(self, place: Callable[[Record], Any]) -> None:
+        """Put the file's lines in the order of `place`, so that it tells nothing of the order in which they came."""
+        in_order = dict(sorted(self._records.items(), key=lambda entry: place(entry[1])))
+        if list(in_order) != list(self._records):
+            self._records = in_order
+            self._file.close()
+            self._rewrite()
+            self._file = self._path.open("ab")
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

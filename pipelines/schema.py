@@ -141,6 +141,8 @@ def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, *, source:
 
 
 def _kind_name(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
     return names[kind] if kind in names else str(getattr(kind, "__name__", kind))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from blm.actors.sim.policies import PolicyError, RandomPolicy
-from blm.model.types import ActionChunk, Observation
+from blm.model.types import ActionChunk, Observation, Prefixes
 
 
 def write_small_policy(folder: Path, mllm: Path, *, cameras: tuple[str, ...] = ("front",), image_px: int = 112) -> Path:
@@ -57,8 +57,10 @@ class SpoiltPolicy(RandomPolicy):
         self.how = how
         self.instruction = instruction
 
-    def infer_batch(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
-        chunks = super().infer_batch(observations, seeds)
+    def infer_batch(
+        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
+    ) -> list[ActionChunk]:
+        chunks = super().infer_batch(observations, seeds, prefixes)
         return [
             self._spoil(chunk) if observation.instruction == self.instruction else chunk
             for chunk, observation in zip(chunks, observations, strict=True)

@@ -1,10 +1,13 @@
 """The file of results: what survives a kill, and what is cleaned up after one."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from blm.actors.sim.outcome import EpisodeResult, EpisodeTiming
 from blm.model.errors import UserError
+from blm.pipelines.evaluation.books import EPISODES, TIMINGS, Books
 from blm.pipelines.ledger import Ledger
 
 KEY = ("cell", "seed")
@@ -60,3 +63,35 @@ def test_a_file_of_something_else_is_refused_by_line(tmp_path: Path, line: str) 
     path.write_text('{"cell":"a/T","seed":1}\n' + line + "\n")
     with pytest.raises(UserError, match=r"r\.jsonl line 2"):
         Ledger(path, KEY)
+
+
+def test_lines_can_be_put_in_an_order_that_tells_nothing_of_how_they_came(tmp_path: Path) -> None:
+    for name, seeds in (("a", (3, 1, 2)), ("b", (1, 2, 3))):
+        with Ledger(tmp_path / name, KEY) as ledger:
+            ledger.add([record(seed) for seed in seeds])
+            ledger.sort(lambda r: r["seed"])
+            ledger.add([record(9)])
+            assert [r["seed"] for r in ledger.records] == [1, 2, 3, 9]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def ended(seed: int, *, wall_s: float, error: bool = False) -> tuple[EpisodeResult, EpisodeTiming]:
+    result = EpisodeResult(
+        cell="a/T", seed=seed, policy="p", instruction="go", success=False, failure=None, error=error
+    )
+    return result, EpisodeTiming(cell="a/T", seed=seed, policy="p", wall_s=wall_s)
+
+
+def test_an_episode_that_is_tried_again_has_one_outcome_and_one_timing(tmp_path: Path) -> None:
+    with Books(tmp_path) as books:
+        books.add([ended(1, wall_s=1.0), ended(2, wall_s=1.0, error=True)])
+        with pytest.raises(AssertionError, match="is there already"):
+            books.add([ended(1, wall_s=2.0)])
+    with (tmp_path / TIMINGS).open("a") as file:  # killed after the timing, before the outcome
+        file.write('{"cell":"a/T","seed":3,"policy":"p","wall_s":7.0}\n')
+    with Books(tmp_path) as books:
+        books.add([ended(3, wall_s=3.0), ended(2, wall_s=3.0)])
+        books.complete(lambda r: r["seed"])
+    for name in (EPISODES, TIMINGS):
+        assert [json.loads(line)["seed"] for line in (tmp_path / name).read_text().splitlines()] == [1, 2, 3]
+    assert [json.loads(line)["wall_s"] for line in (tmp_path / TIMINGS).read_text().splitlines()] == [1.0, 3.0, 3.0]

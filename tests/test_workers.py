@@ -9,6 +9,8 @@ import psutil
 import pytest
 import ray
 import torch
+import torch.distributed as dist
+from small_workers import on_workers
 
 from blm.model.optim import make_optimizers
 from blm.pipelines import workers
@@ -49,11 +51,10 @@ def test_a_worker_that_dies_while_its_group_starts_is_replaced(ray_cluster, tmp_
     pytest.fail(f"CPUs still taken: {ray.available_resources()}")
 
 
-def toy_training(config: dict[str, Any]) -> None:
+def toy_training(out: str) -> None:
     """Replicas, then sharded parameters, each in a training of their own."""
-    rank, world, _ = workers.prepare(config)
     for parallel in ("ddp", "fsdp"):
-        train_toy(rank, world, parallel, Path(config["out"]) / parallel)
+        train_toy(dist.get_rank(), dist.get_world_size(), parallel, Path(out) / parallel)
 
 
 def train_toy(rank: int, world: int, parallel: workers.Parallel, out: Path) -> None:
@@ -69,7 +70,7 @@ def train_toy(rank: int, world: int, parallel: workers.Parallel, out: Path) -> N
     for step in range(STEPS):
         if step == STEPS // 2:
             workers.save_checkpoint(out / "checkpoint.pt", workers.full_state(wrapped, optimizers))
-            torch.distributed.barrier()
+            dist.barrier()
             wrapped, optimizers = fresh()
             saved = workers.load_checkpoint(out / "checkpoint.pt")
             assert saved is not None
@@ -83,10 +84,10 @@ def train_toy(rank: int, world: int, parallel: workers.Parallel, out: Path) -> N
         torch.save(state["model"], out / "final.pt")
 
 
-def test_sharded_parameters_learn_what_replicas_learn(ray_cluster, tmp_path):
+def test_sharded_parameters_learn_what_replicas_learn(tmp_path):
     for parallel in ("ddp", "fsdp"):
         (tmp_path / parallel).mkdir()
-    workers.fit(toy_training, {"out": str(tmp_path)}, tmp_path, ResourceConfig())
+    on_workers(toy_training, 2, str(tmp_path))
     replicas, shards = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("ddp", "fsdp"))
     assert replicas.keys() == shards.keys()
     for name, tensor in replicas.items():
