@@ -6,20 +6,53 @@ blm bench stage1      tokens a second in training, packed and padded; the share 
 blm bench stage2      samples a second in training the policy: cached intents, the model in the loop, random tensors
 blm bench feed        training windows a second, beside lerobot's dataset with a DataLoader
 blm bench ingest      records a second brought in, beside Hugging Face datasets with a DataLoader; memory of a process
+blm bench rollout     control steps a second, beside ManiSkill's own loop; where the time of an evaluation goes
+blm bench invariance  what it costs that a row's chunk does not depend on the batch it is in
 """
 
 import argparse
+import importlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from blm.cluster.ray_runtime import set_environment
 
-WHAT = ("collect", "render", "stage1", "stage2", "feed", "ingest")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """One benchmark: the function `bench_<name>` of `benchmarks/<name>.py`."""
+
+    options: tuple[str, ...]
+    """The options it takes, handed on by these names."""
+    peer_python: Path | None = None
+    """Where the Python of its peer's environment stands, if it has a peer."""
+
+
+BENCHMARKS = {
+    "collect": Benchmark(
+        options=("episodes", "rounds", "pictures", "peer_python"), peer_python=Path(".venv-maniskill/bin/python")
+    ),
+    "render": Benchmark(options=("episodes", "rounds")),
+    "stage1": Benchmark(options=("device", "rounds")),
+    "stage2": Benchmark(options=("preset", "device", "steps")),
+    "feed": Benchmark(
+        options=("windows", "episodes", "rounds", "processes", "peer_python"),
+        peer_python=Path(".venv-lerobot/bin/python"),
+    ),
+    "ingest": Benchmark(
+        options=("records", "rounds", "gigabytes", "processes", "peer_python"),
+        peer_python=Path(".venv-datasets/bin/python"),
+    ),
+    "rollout": Benchmark(options=("seconds", "policy")),
+    "invariance": Benchmark(options=("seconds", "policy")),
+}
+"""By name, in the order of the list above."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, and how much of it."""
-    parser.add_argument("what", choices=WHAT, help="what to measure")
+    parser.add_argument("what", choices=tuple(BENCHMARKS), help="what to measure")
     parser.add_argument(
         "--episodes", type=int, default=60, metavar="N", help="demonstrations a task; feed: in all (default: 60)"
     )
@@ -58,40 +91,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=int, default=2, metavar="N", help="ingest, feed: processes a side (default: 2)"
     )
     parser.add_argument("--windows", type=int, default=4096, metavar="N", help="feed: windows a turn (default: 4096)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, metavar="N", help="rollout, invariance: time of a case (default: 10)"
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="DIR",
+        help="a checkpoint. rollout: also where its time goes (default: left out); invariance: (default: one is made)",
+    )
     parser.epilog = __doc__
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:
     """Measure, print tables, and one JSON object as the last line."""
     set_environment()
-    if arguments.what == "collect":
-        from blm.pipelines.benchmarks.collect import bench_collect
-
-        peer_python = arguments.peer_python or Path(".venv-maniskill/bin/python")
-        result = bench_collect(arguments.episodes, arguments.rounds, arguments.pictures, peer_python)
-    elif arguments.what == "stage1":
-        from blm.pipelines.benchmarks.stage1 import bench_stage1
-
-        result = bench_stage1(arguments.device, arguments.rounds)
-    elif arguments.what == "stage2":
-        from blm.pipelines.benchmarks.stage2 import bench_stage2
-
-        result = bench_stage2(arguments.preset, arguments.device, arguments.steps)
-    elif arguments.what == "feed":
-        from blm.pipelines.benchmarks.feed import bench_feed
-
-        peer_python = arguments.peer_python or Path(".venv-lerobot/bin/python")
-        result = bench_feed(arguments.windows, arguments.episodes, arguments.rounds, arguments.processes, peer_python)
-    elif arguments.what == "ingest":
-        from blm.pipelines.benchmarks.ingest import bench_ingest
-
-        peer_python = arguments.peer_python or Path(".venv-datasets/bin/python")
-        result = bench_ingest(
-            arguments.records, arguments.rounds, arguments.gigabytes, arguments.processes, peer_python
-        )
-    else:
-        from blm.pipelines.benchmarks.render import bench_render
-
-        result = bench_render(arguments.episodes, arguments.rounds)
-    print(json.dumps(result))
+    benchmark = BENCHMARKS[arguments.what]
+    asked = {option: getattr(arguments, option) for option in benchmark.options}
+    if "peer_python" in asked:
+        asked["peer_python"] = asked["peer_python"] or benchmark.peer_python
+    module = importlib.import_module(f"{__package__}.benchmarks.{arguments.what}")
+    print(json.dumps(getattr(module, f"bench_{arguments.what}")(**asked)))
     return 0

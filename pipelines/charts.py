@@ -20,6 +20,8 @@ class Line:
     name: str
     points: tuple[tuple[float, float], ...]
     """(x, y), by x."""
+    band: tuple[tuple[float, float], ...] = ()
+    """(low, high) of every point, drawn as an area behind the curve; none: no area."""
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -53,20 +55,11 @@ def number(value: float) -> str:
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_y: bool = False) -> str:
     """Curves over a common x axis. Points that are not finite (or not above zero on a log axis) are left out."""
-    kept = [
-        Line(
-            name=line.name,
-            points=tuple(
-                (x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)
-            ),
-        )
-        for line in lines
-    ]
-    kept = [line for line in kept if line.points]
+    kept = [line for line in (_drawable(line, log_y=log_y) for line in lines) if line.points]
     if not kept:
         return "<p class='quiet'>no data</p>"
     xs = [x for line in kept for x, _ in line.points]
-    ys = [y for line in kept for _, y in line.points]
+    ys = [y for line in kept for y in (*(y for _, y in line.points), *(y for ends in line.band for y in ends))]
     x_ticks = ticks(min(xs), max(xs))
     y_ticks = log_ticks(min(ys), max(ys)) if log_y else ticks(min(ys), max(ys))
     scale_y = math.log10 if log_y else float
@@ -83,12 +76,24 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_y: bool
     for i, line in enumerate(kept):
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)
         last = line.points[-1]
+        if line.band:
+            edge = [(x, high) for (x, _), (_, high) in zip(line.points, line.band, strict=True)]
+            edge += [(x, low) for (x, _), (low, _) in zip(line.points[::-1], line.band[::-1], strict=True)]
+            area = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in edge)
+            parts.append(f"<polygon class='band c{i % 6}' points='{area}'/>")
         parts.append(f"<polyline class='line c{i % 6}' points='{path}'><title>{escape(line.name)}</title></polyline>")
         parts.append(
             f"<circle class='dot c{i % 6}' cx='{px(last[0]):.1f}' cy='{py(last[1]):.1f}' r='3'>"
             f"<title>{escape(line.name)}: {last[1]:.4g} at {last[0]:g}</title></circle>"
         )
-    return _svg("".join(parts), WIDTH_PX, HEIGHT_PX, f"{y_label} over {x_label}") + legend([line.name for line in kept])
+    return svg("".join(parts), WIDTH_PX, HEIGHT_PX, f"{y_label} over {x_label}") + legend([line.name for line in kept])
+
+
+def _drawable(line: Line, *, log_y: bool) -> Line:
+    """The line without points that have no place on the chart."""
+    good = [i for i, (x, y) in enumerate(line.points) if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]
+    band = tuple(line.band[i] for i in good) if line.band else ()
+    return Line(name=line.name, points=tuple(line.points[i] for i in good), band=band)
 
 
 def _axes(x_ticks: list[float], y_ticks: list[float], px: Scale, py: Scale, *, x_label: str, y_label: str) -> str:
@@ -110,65 +115,6 @@ def _axes(x_ticks: list[float], y_ticks: list[float], px: Scale, py: Scale, *, x
     return "".join(parts)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rate:
-    """One row of a success chart; shares from 0 to 1."""
-
-    name: str
-    rate: float
-    low: float
-    high: float
-    baseline: float | None = None
-    random: float | None = None
-    paper: float | None = None
-
-
-def rate_chart(rates: Sequence[Rate]) -> str:
-    """Success rates with their intervals, one row each; the baseline, random actions and the paper's number as marks
-    beside them."""
-    row_px, left, right, top = 34, 190, 24, 8
-    width, height = 680, top + row_px * len(rates) + 26
-
-    def px(share: float) -> float:
-        return left + share * (width - left - right)
-
-    parts = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(f"<line class='grid' x1='{px(share):.1f}' x2='{px(share):.1f}' y1='{top}' y2='{height - 22}'/>")
-        parts.append(f"<text class='tick' x='{px(share):.1f}' y='{height - 6}' text-anchor='middle'>{share:.0%}</text>")
-    for i, rate in enumerate(rates):
-        y = top + row_px * (i + 0.5)
-        parts.append(f"<text class='row' x='{left - 14}' y='{y + 4:.1f}' text-anchor='end'>{escape(rate.name)}</text>")
-        parts.append(f"<line class='interval c0' x1='{px(rate.low):.1f}' x2='{px(rate.high):.1f}' y1='{y}' y2='{y}'/>")
-        if rate.paper is not None:
-            x = px(rate.paper)
-            parts.append(
-                f"<path class='mark paper' d='M{x:.1f} {y - 9} l7 9 l-7 9 l-7 -9 z'>"
-                f"<title>paper: {rate.paper:.0%}</title></path>"
-            )
-        parts.append(
-            f"<circle class='dot c0' cx='{px(rate.rate):.1f}' cy='{y}' r='6'>"
-            f"<title>{escape(rate.name)}: {rate.rate:.0%} ({rate.low:.0%} to {rate.high:.0%})</title></circle>"
-        )
-        if rate.baseline is not None:
-            parts.append(
-                f"<rect class='mark baseline' x='{px(rate.baseline) - 6:.1f}' y='{y - 6:.1f}' width='12' height='12'>"
-                f"<title>Diffusion Policy: {rate.baseline:.0%}</title></rect>"
-            )
-        if rate.random is not None:
-            x = px(rate.random)
-            parts.append(
-                f"<path class='mark random' d='M{x - 6:.1f} {y - 6} l12 12 m0 -12 l-12 12'>"
-                f"<title>random: {rate.random:.0%}</title></path>"
-            )
-    marks = [("key dot c0", "this run, with 95 % interval")]
-    marks += [("key baseline", "Diffusion Policy")] if any(rate.baseline is not None for rate in rates) else []
-    marks += [("key random", "random actions")] if any(rate.random is not None for rate in rates) else []
-    marks += [("key paper", "paper, 7B model, other data")] if any(rate.paper is not None for rate in rates) else []
-    keys = "".join(f"<span><i class='{kind}'></i>{escape(text)}</span>" for kind, text in marks)
-    return _svg("".join(parts), width, height, "success rates") + f"<p class='legend'>{keys}</p>"
-
-
 def legend(names: Sequence[str]) -> str:
     """Colours and names of the lines; nothing for a single one."""
     if len(names) < 2:
@@ -177,7 +123,8 @@ def legend(names: Sequence[str]) -> str:
     return f"<p class='legend'>{keys}</p>"
 
 
-def _svg(body: str, width: int, height: int, label: str) -> str:
+def svg(body: str, width: int, height: int, label: str) -> str:
+    """A drawing as wide as the page allows."""
     return (
         f"<div class='scroll'><svg viewBox='0 0 {width} {height}' role='img' aria-label='{escape(label, quote=True)}'>"
         f"{body}</svg></div>"

@@ -49,10 +49,43 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "The trained model at work": (
         Command(name="serve", about="chat and actions over HTTP, from a checkpoint folder"),
         Command(
+            name="policy-server",
+            about="one policy over a WebSocket, for other people's evaluations",
+            module="policy_server",
+        ),
+    ),
+    "The trained model judged": (
+        Command(
+            name="evaluate policy",
+            about="roll out any policy: a checkpoint, a server's address, random",
+            module="evaluation.standalone",
+        ),
+        Command(
+            name="evaluate compare",
+            about="which of two policies is better, and how sure that is",
+            module="evaluation.compare",
+        ),
+        Command(
+            name="evaluate curve",
+            about="success against the latency of inference, by way of execution",
+            module="evaluation.curve",
+        ),
+        Command(
+            name="evaluate maniskill",
+            about="the same policy and seeds in ManiSkill's own environments",
+            module="evaluation.maniskill",
+        ),
+        Command(
+            name="evaluate gpu",
+            about="roll out in ManiSkill's GPU simulation, hundreds of episodes in step",
+            module="evaluation.gpu",
+        ),
+        Command(
             name="evaluate digital",
             about="the six digital benchmarks: any model, answers, scores",
             module="digital.command",
         ),
+        Command(name="show", about="a run's success as text, the paper's rows beside it", module="cli_show"),
     ),
     "Its data": (
         Command(
@@ -141,7 +174,7 @@ def table_of_contents() -> str:
     ]
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:"]
-        lines += [f"  {command.name:<16} {command.about}" for command in commands]
+        lines += [f"  {command.name:<19} {command.about}" for command in commands]
     lines += [
         "",
         "Begin with:  blm doctor, then  blm run --preset tiny",

@@ -15,6 +15,7 @@ from typing import Any
 from blm.model.errors import UserError
 from blm.pipelines import report_sections as sections
 from blm.pipelines.evaluation.contestants import OURS
+from blm.pipelines.report_comparisons import comparisons, curves
 from blm.pipelines.report_digital import digital
 from blm.pipelines.report_page import page
 from blm.pipelines.report_physical import physical
@@ -22,7 +23,7 @@ from blm.pipelines.report_videos import videos
 from blm.pipelines.show import duration
 from blm.pipelines.workspace import StageContext, read_json_if_there, read_manifest, write_text
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +49,8 @@ def report(config: ReportConfig, context: StageContext) -> dict[str, Any]:
     evaluate = folders.get("evaluate", Path("absent"))
     parts = [
         physical(evaluate),
+        comparisons(context.out.parent),
+        curves(context.out.parent),
         videos(evaluate, per_cell=config.videos_per_cell, budget_mb=config.video_budget_mb),
         digital(evaluate),
         sections.probe(folders.get("intents", Path("absent"))),

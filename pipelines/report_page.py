@@ -144,6 +144,12 @@ svg text.row{fill:var(--ink);font-size:13px}
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}
 .dot{stroke-width:0}.dot.c0{fill:var(--c0)}.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}.dot.c3{fill:var(--c3)}
 .dot.c4{fill:var(--c4)}.dot.c5{fill:var(--c5)}
+.band{stroke:none;opacity:.15}.band.c0{fill:var(--c0)}.band.c1{fill:var(--c1)}.band.c2{fill:var(--c2)}
+.band.c3{fill:var(--c3)}.band.c4{fill:var(--c4)}.band.c5{fill:var(--c5)}
+.part.s0{fill:var(--good);background:var(--good)}.part.s1{fill:var(--c4);background:var(--c4)}
+.part.s2{fill:var(--c1);background:var(--c1)}.part.s3{fill:var(--c3);background:var(--c3)}
+.part.s4{fill:var(--soft);background:var(--soft)}.part.s5{fill:var(--bad);background:var(--bad)}
+.key.part{width:11px;height:11px}
 .mark{fill:none;stroke-width:2}.mark.baseline{stroke:var(--c2)}.mark.paper{stroke:var(--c1)}.mark.random{stroke:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.85rem;color:var(--soft);margin:6px 0 0}
 .key{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:7px;vertical-align:middle;background:var(--c0)}

@@ -97,7 +97,9 @@ def success_table(evaluate_folder: Path) -> str:
                 f"  {row['pairs']} scenes: {row['only_first']} done by ours alone, {row['only_second']} by diffusion"
                 f" policy alone, McNemar's exact p = {row['p']:.2g}"
             )
-    return "\n".join(lines) if len(lines) > 1 else ""
+    if len(lines) == 1:
+        return ""
+    return "\n".join([*lines, *([f"  simulated by: {summary['backend']}"] if summary.get("backend") else [])])
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import NormalDist, median
 from typing import Any
 
+from blm.model.errors import UserError
+
 CONFIDENCE = 0.95
 
 Result = Mapping[str, Any]
@@ -54,8 +56,40 @@ def mcnemar(first: Mapping[Hashable, bool], second: Mapping[Hashable, bool]) -> 
     return {"pairs": len(pairs), "only_first": only_first, "only_second": only_second, "p": p}
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several questions asked at once, raised so that the smallest may be read like a single one.
+
+    S. Holm, 1979: the chance that any of them is at most alpha where nothing is to be found is at most alpha.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, reached = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        reached = max(reached, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = reached
+    return adjusted
+
+
+def backends(results: Iterable[Result]) -> list[str]:
+    """What simulated these episodes, for example ["cpu, lite"]; episodes that do not say are left out."""
+    return sorted({result["backend"] for result in results if result.get("backend")})
+
+
+def one_backend(results: Iterable[Result]) -> str:
+    """What simulated all of these episodes; "" if none says. UserError for several: no table may mix them."""
+    found = backends(results)
+    if len(found) > 1:
+        raise UserError(
+            f"episodes simulated by {' and by '.join(repr(name) for name in found)} cannot stand in one table: physics"
+            " and robots differ; evaluate them into folders of their own"
+        )
+    return found[0] if found else ""
+
+
 def success_row(results: Sequence[Result]) -> dict[str, Any]:
-    """Counts, rate and interval of some episodes. Errors are failures, and are counted apart as well."""
+    """Counts, rate and interval of some episodes. Errors are failures, and are counted apart as well.
+
+    `median_time_s` is of successes, in simulated seconds; `median_jerk_rad_s3`, how roughly it moved, of all.
+    """
     successes = sum(bool(result["success"]) for result in results)
     low, high = wilson(successes, len(results))
     steps = [result["steps"] for result in results if result["success"]]
@@ -68,7 +102,14 @@ def success_row(results: Sequence[Result]) -> dict[str, Any]:
         "errors": sum(bool(result["error"]) for result in results),
         "failures": dict(sorted(Counter(r["failure"] for r in results if not r["success"]).items())),
         "median_steps": median(steps) if steps else None,
+        "median_time_s": _median(result.get("time_to_success_s") for result in results if result["success"]),
+        "median_jerk_rad_s3": _median(result.get("jerk_rad_s3") for result in results),
     }
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(median(known), 4) if known else None
 
 
 def success_rows(results: Iterable[Result], name: str, key: Callable[[Result], str]) -> list[dict[str, Any]]:
@@ -98,9 +139,13 @@ def comparison_rows(results: Sequence[Result], ours: str) -> list[dict[str, Any]
     return rows
 
 
-def summarise_episodes(results: Sequence[Result], *, ours: str = "blm") -> dict[str, list[dict[str, Any]]]:
-    """Success by cell, by robot, by task and over all, a row for each policy; and `ours` compared with the others."""
+def summarise_episodes(results: Sequence[Result], *, ours: str = "blm") -> dict[str, Any]:
+    """Success by cell, by robot, by task and over all, a row for each policy; and `ours` compared with the others.
+
+    `backend` names what simulated them; UserError if that differs among them.
+    """
     return {
+        "backend": one_backend(results),
         "cells": success_rows(results, "cell", lambda result: result["cell"]),
         "robots": success_rows(results, "robot", lambda result: result["cell"].partition("/")[0]),
         "tasks": success_rows(results, "task", lambda result: result["cell"].partition("/")[2]),

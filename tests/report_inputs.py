@@ -45,7 +45,7 @@ def make_inputs(root: Path, *, cells: tuple[str, ...] = ("panda/PushCube", "pand
     test = {"policy": "diffusion_policy", "pairs": 100, "only_first": 30, "only_second": 2, "p": 1.2e-7}
     compared = [test | {"cell": name} for name in (*cells, "all")]
     rows = [cell for name in cells for cell in _cells(name)]
-    _write(folders["evaluate"] / "summary.json", {"cells": rows, "compared": compared})
+    _write(folders["evaluate"] / "summary.json", {"backend": "cpu, lite", "cells": rows, "compared": compared})
     categories = [
         {"category": c, "n": 150, "before": 0.02, "after": a, "majority": 0.3, "no_picture": 0.28}
         for c, a in (("object position", 0.81), ("goal position", 0.74), ("relation", 0.93), ("colour", 0.99))
@@ -97,10 +97,17 @@ def _curve(column: str, steps: int, start: float) -> list[dict[str, float]]:
 
 
 def _cells(name: str) -> list[dict[str, Any]]:
-    common = {"cell": name, "episodes": 50, "median_steps": 23}
+    common = {"cell": name, "episodes": 50, "median_steps": 23, "median_time_s": 1.15, "median_jerk_rad_s3": 1234.0}
     return [
         common
-        | {"policy": "blm", "successes": 46, "rate": 0.92, "low": 0.81, "high": 0.97, "failures": {"time_out": 4}},
+        | {
+            "policy": "blm",
+            "successes": 46,
+            "rate": 0.92,
+            "low": 0.81,
+            "high": 0.97,
+            "failures": {"dropped": 3, "bad_action": 1},
+        },
         common
         | {
             "policy": "diffusion_policy",
@@ -113,6 +120,37 @@ def _cells(name: str) -> list[dict[str, Any]]:
         common
         | {"policy": "random", "successes": 1, "rate": 0.02, "low": 0.0, "high": 0.1, "failures": {"time_out": 49}},
     ]
+
+
+def compared(better: str | None = "runs/a") -> dict[str, Any]:
+    """A `compare.json` of two policies in two cells."""
+    first, second = (
+        {"name": f"runs/{name}", "source": name, "episodes": 40, "successes": successes, "rate": successes / 40}
+        | {"low": 0.5, "high": 0.9, "errors": 1}
+        for name, successes in (("a", 36), ("b", 20))
+    )
+    cell = {"rate_first": 0.9, "rate_second": 0.5, "pairs": 20, "only_first": 9, "only_second": 1}
+    return {
+        "verdict": "first" if better else "open", "better": better, "backend": "cpu, lite",
+        "first": first, "second": second, "pairs": 40, "both": 18, "only_first": 18, "only_second": 2, "neither": 2,
+        "difference": 0.4, "difference_low": 0.1, "difference_high": 0.6, "log_evidence": 5.5, "p": 0.0004,
+        "rules": {"alpha": 0.05, "on_the_way": 0.5, "margin": 0.0}, "rounds": 20, "rounds_planned": 50,
+        "end_was_spent": False, "stopped_early": True,
+        "cells": [cell | {"cell": name, "p": 0.02, "p_adjusted": 0.04} for name in ("panda/A", "xarm6/A")],
+        "path": [[2 * i, i, 0, 0.3 * i] for i in range(1, 19)],
+    }  # fmt: skip
+
+
+def curve() -> dict[str, Any]:
+    """A `curve.json` of two modes under three latencies."""
+    point = {"episodes": 50, "low": 0.6, "high": 0.8, "errors": 0, "failures": {}, "against_plain": None}
+    points = [
+        point
+        | {"mode": mode, "latency_steps": steps, "latency_ms": 50 * steps, "rate": 0.7, "median_jerk_rad_s3": 900.0}
+        for steps in (0, 2, 4)
+        for mode in ("plain", "real_time")
+    ]
+    return {"policy": "blm & co", "backend": "cpu, lite", "cells": ["panda/PushCube"], "seeds": 50, "points": points}
 
 
 def write_video(path: Path, seed: int) -> None:

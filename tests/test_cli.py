@@ -1,11 +1,16 @@
 """The command line as a person meets it: a table of contents at once, and mistakes in one clear line."""
 
+import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import report_inputs
 
+import blm.pipelines.benchmarks
+from blm.pipelines.bench import BENCHMARKS
 from blm.pipelines.cli import COMMANDS, main
 from blm.pipelines.cli_options import options_of
 from blm.pipelines.show import duration, size
@@ -42,6 +47,31 @@ def test_every_command_is_listed_once_and_stages_in_order() -> None:
     names = list(COMMANDS)
     assert len(names) == len(set(names))
     assert [name for name in names if name in {s.name for s in STAGES}] == [s.name for s in STAGES]
+
+
+def functions(path: Path) -> dict[str, list[str]]:
+    """The functions of a source file, with the names of their parameters; nothing is imported."""
+    return {
+        node.name: [argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+PIPELINES = Path(blm.pipelines.benchmarks.__file__).parents[1]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.module], ids=lambda command: command.name)
+def test_every_command_with_a_module_has_its_function_there(command: object) -> None:
+    found = functions(PIPELINES / (command.module.replace(".", "/") + ".py"))  # type: ignore[attr-defined]
+    assert found["main"] == ["name", "arguments"]
+    assert found.get("add_arguments", ["parser"]) == ["parser"]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_takes_the_options_that_it_is_given(name: str) -> None:
+    taken = functions(PIPELINES / "benchmarks" / f"{name}.py")[f"bench_{name}"]
+    assert set(BENCHMARKS[name].options) <= set(taken)
 
 
 def test_the_version_is_told() -> None:
@@ -176,6 +206,33 @@ def test_a_finished_stage_is_skipped_and_its_status_told(tmp_path: Path) -> None
     assert "render     not yet" in shown
     assert call("status", "tiny", "--root", str(tmp_path)).stdout == shown
     assert call("status", str(tmp_path / "tiny")).stdout == shown
+
+
+def test_an_evaluation_is_shown_in_the_papers_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = report_inputs.make_inputs(tmp_path / "tiny", cells=("panda/PushCube", "panda/PickCube", "xarm6/PushCube"))
+    stages = {"evaluate": {"folder": folders["evaluate"].name}}
+    write_json(tmp_path / "tiny" / "run.json", {"stages": stages})
+    write_json(tmp_path / "tiny" / "compare" / "a-b" / "compare.json", report_inputs.compared())
+    assert main(["show", str(tmp_path / "tiny")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
+    assert ["success,", "%", "PushCube", "PickCube", "average"] in rows
+    assert ["panda", "92", "(81-97)", "92", "(81-97)", "92.0"] in rows
+    assert ["xarm6", "92", "(81-97)", "-", "92.0"] in rows
+    assert ["panda", "100", "86", "93.0"] in rows  # the paper's BLM1
+    assert lines.index("  this run") < lines.index("  random actions") < lines.index("  paper: BLM1")
+    assert "  simulated by: cpu, lite" in lines
+    assert any("a-b: runs/a is better" in line for line in lines)
+    assert main(["show", str(folders["evaluate"]), "--peers", "none"]) == 0
+    assert "paper" not in capsys.readouterr().out
+
+
+def test_what_has_no_evaluation_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"stages": {}}))
+    assert main(["show", str(tmp_path)]) == 2
+    assert "has not been evaluated" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "absent")]) == 2
+    assert "neither a run nor an evaluation" in capsys.readouterr().err
 
 
 def test_presets_are_listed() -> None:

@@ -1,18 +1,15 @@
-"""The report: one page that needs nothing else, whole or with parts missing; its charts and the paper's tables."""
+"""The report: one page that needs nothing else, whole or with parts missing; and the paper's tables."""
 
 import json
-import math
 import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import report_inputs
 
-from blm.pipelines.charts import Line, Rate, line_chart, log_ticks, number, rate_chart, ticks
 from blm.pipelines.paper_tables import DIGITAL, PHYSICAL, ROBOTS, TASKS, paper_rate
 from blm.pipelines.report import ReportConfig, report
 from blm.pipelines.workspace import StageContext
@@ -79,6 +76,10 @@ def test_a_whole_run_gives_every_part_on_one_self_contained_page(tmp_path: Path,
     assert "50 to 76" in page.words
     assert "1.2e-07" in page.words
     assert "30 were done by this run's policy alone and 2 by Diffusion Policy alone" in page.words
+    assert "Simulation and robot geometry of all episodes: cpu, lite." in page.words
+    assert "dropped: 6%" in page.words  # of 50 episodes, in the chart of outcomes
+    assert "error: 2%" in page.words
+    assert "1,234" in page.words  # jerk
     assert "86 %" in page.words.replace("\u2009", " ")  # the paper's PickCube
     assert "7B backbone, other demonstrations" in page.words
     assert "0.31 cm" in page.words
@@ -123,7 +124,7 @@ def test_robots_and_tasks_get_a_table_with_averages_of_every_policy_and_the_pape
     text, page = make(stage_context("report", inputs=report_inputs.make_inputs(tmp_path / "tiny", cells=cells)))
     (table,) = re.findall(r"By robot and task</h3>(.*?)</table>", text, flags=re.S)
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]]
-    assert [row[0] for row in rows[::2]] == [
+    assert [row[0] for row in rows[::3]] == [
         "this run",
         "this run&#x27;s Diffusion Policy",
         "random actions",
@@ -132,11 +133,15 @@ def test_robots_and_tasks_get_a_table_with_averages_of_every_policy_and_the_pape
         "paper: Diffusion Policy, one model a robot",
         "paper: Diffusion Policy, one model a cell",
     ]
-    averages = [re.sub("<.*?>", "", row[-1]) for row in rows]
-    assert averages[:6] == ["92.0", "92.0", "64.0", "64.0", "2.0", "2.0"]
-    assert rows[6][1:] == ["panda", "100", "86", "93"]  # the paper's PushCube and PickCube
-    assert rows[7][1:3] == ["xarm6", "100"]
-    assert "quiet" in rows[7][3]  # a cell that was not evaluated
+    assert [row[1] for row in rows[:3]] == ["panda", "xarm6", "all"]
+    values = [[re.sub("<.*?>", "", value) for value in row[2:]] for row in rows]
+    assert [row[-1] for row in values[:9:3]] == ["92.0", "64.0", "2.0"]
+    assert values[2] == ["92", "92", "92.0"]  # all robots, by task
+    assert rows[9][1] == "panda"
+    assert values[9] == ["100", "86", "93.0"]  # the paper's PushCube and PickCube
+    assert rows[10][1:3] == ["xarm6", "100"]
+    assert "quiet" in rows[10][3]  # a cell that was not evaluated
+    assert values[11] == ["100", "86", "96.5"]  # robots counting alike
     assert page.faults == []
 
 
@@ -152,52 +157,51 @@ def test_a_run_without_a_baseline_has_no_column_for_it(tmp_path: Path, stage_con
     assert "81 to 97" in page.words
 
 
+def test_another_policy_has_columns_and_rows_of_its_own(tmp_path: Path, stage_context: Context) -> None:
+    inputs = report_inputs.make_inputs(tmp_path / "tiny")
+    path = inputs["evaluate"] / "summary.json"
+    summary = json.loads(path.read_text())
+    theirs = [row | {"policy": "pi<0>", "rate": 0.5} for row in summary["cells"] if row["policy"] == "random"]
+    path.write_text(json.dumps(summary | {"cells": [*summary["cells"], *theirs], "backend": ""}))
+    text, page = make(stage_context("report", inputs=inputs))
+    (table,) = re.findall(r"By robot and task</h3>(.*?)</table>", text, flags=re.S)
+    first_of_rows = [re.findall(r"<td[^>]*>(.*?)</td>", row)[0] for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]]
+    assert first_of_rows[:4] == [
+        "this run",
+        "this run&#x27;s Diffusion Policy",
+        "pi&lt;0&gt;",
+        "random actions",
+    ]
+    assert "all episodes: not recorded" in page.words
+    assert page.faults == []
+
+
+def test_comparisons_and_curves_of_the_run_are_sections(tmp_path: Path, stage_context: Context) -> None:
+    context = stage_context("report", inputs=report_inputs.make_inputs(tmp_path / "tiny"))
+    for place, result in (
+        ("compare/one/compare.json", report_inputs.compared()),
+        ("compare/two/compare.json", report_inputs.compared(better=None)),
+        ("curve/curve.json", report_inputs.curve()),
+    ):
+        path = context.out.parent / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+    text, page = make(context)
+    assert {"compare", "latency"} <= page.anchors
+    assert "runs/a is better: decided after 40 scenes, at an error rate of 5 %." in page.words
+    assert "undecided after 40 scenes." in page.words
+    assert "Difference +40.0 points, +10.0 to +60.0 (95 % interval" in page.words
+    assert "20 of 50 scenes of each cell were needed" in page.words
+    assert "blm & co" in page.words
+    assert text.count("<polygon class='band") == 2  # success has intervals, jerk has none
+    assert page.faults == []
+
+
 def test_what_comes_from_outside_is_escaped(tmp_path: Path, stage_context: Context) -> None:
     config = ReportConfig(title="<b>&</b>")
     text, page = make(stage_context("report"), config)
     assert "<b>&</b>" not in text
     assert "<b>&</b>" in page.words
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1500), (0, 1), (0.02, 0.031), (-3, 4), (5, 5), (0, 0), (1e-7, 3e-7), (0, 123456)]
-)
-def test_ticks_cover_the_range_in_round_steps(low: float, high: float) -> None:
-    marks = ticks(low, high)
-    assert marks[0] <= low
-    assert marks[-1] >= high
-    assert 2 <= len(marks) <= 9
-    steps = [b - a for a, b in pairwise(marks)]
-    assert all(math.isclose(step, steps[0]) for step in steps)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.02, 6.3), (1, 1), (1e-5, 10), (0.5, 0.6)])
-def test_log_ticks_cover_the_range(low: float, high: float) -> None:
-    marks = log_ticks(low, high)
-    assert marks[0] <= low
-    assert marks[-1] >= high
-    assert len(marks) <= 10
-
-
-def test_tick_labels_are_short() -> None:
-    assert [number(v) for v in (0, 0.05, 12, 3000, 30_000, 1e-5)] == ["0", "0.05", "12", "3000", "30k", "1e-05"]
-
-
-def test_curves_leave_out_what_cannot_be_drawn() -> None:
-    points = ((0.0, 1.0), (1.0, math.nan), (2.0, math.inf), (3.0, 0.0), (4.0, 0.1))
-    text = line_chart([Line(name="loss & co", points=points)], x_label="step", y_label="loss", log_y=True)
-    (drawn,) = re.findall(r"points='([^']*)'", text)
-    assert len(drawn.split()) == 2
-    assert "nan" not in text
-    assert "loss &amp; co" in text
-    assert "no data" in line_chart([], x_label="step", y_label="loss")
-
-
-def test_rates_are_drawn_where_they_belong() -> None:
-    text = rate_chart([Rate(name="a", rate=0.5, low=0.25, high=0.75, random=0.0, paper=1.0)])
-    x1, x2 = (float(v) for v in re.findall(r"class='interval c0' x1='([\d.]+)' x2='([\d.]+)'", text)[0])
-    centre = float(re.findall(r"class='dot c0' cx='([\d.]+)'", text)[0])
-    assert math.isclose((x1 + x2) / 2, centre, abs_tol=0.1)
 
 
 PUBLISHED_AVERAGES = {

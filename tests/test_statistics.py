@@ -1,9 +1,19 @@
 """Wilson's interval and McNemar's test against SciPy, and the tables made from episodes."""
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from blm.pipelines.statistics import comparison_rows, mcnemar, success_row, summarise_episodes, wilson
+from blm.model.errors import UserError
+from blm.pipelines.statistics import (
+    backends,
+    comparison_rows,
+    holm,
+    mcnemar,
+    success_row,
+    summarise_episodes,
+    wilson,
+)
 
 
 def episode(cell: str, policy: str, seed: int, failure: str | None = None, steps: int = 20) -> dict[str, object]:
@@ -31,6 +41,24 @@ def test_wilson_stays_inside_and_contains_the_rate() -> None:
             assert 0.0 <= low <= successes / tries <= high <= 1.0
 
 
+@pytest.mark.parametrize("tries", [30, 50, 200, 1200])
+def test_wilson_covers_the_true_rate_in_94_to_96_percent(tries: int) -> None:
+    rng = np.random.default_rng(tries)
+    rates = rng.uniform(0.05, 0.95, 40_000)
+    intervals = np.array([wilson(successes, tries) for successes in range(tries + 1)])
+    low, high = intervals[rng.binomial(tries, rates)].T
+    assert 0.94 <= ((low <= rates) & (rates <= high)).mean() <= 0.96
+
+
+def test_an_interval_over_cells_that_differ_is_never_too_narrow() -> None:
+    rng = np.random.default_rng(0)
+    for spread in (0.0, 0.2, 0.4):
+        cells = np.clip(rng.normal(0.6, spread, 24), 0.0, 1.0)
+        intervals = np.array([wilson(successes, 1200) for successes in range(1201)])
+        low, high = intervals[rng.binomial(50, cells, (20_000, 24)).sum(1)].T
+        assert ((low <= cells.mean()) & (cells.mean() <= high)).mean() >= 0.94
+
+
 def test_wilson_knows_nothing_without_a_try_and_refuses_impossible_counts() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="3 successes in 2 tries"):
@@ -54,6 +82,35 @@ def test_median_steps_are_those_of_successes() -> None:
     ]
     assert success_row(results)["median_steps"] == 20
     assert success_row(results[2:])["median_steps"] is None
+
+
+def test_time_and_smoothness_are_medians_of_what_is_known() -> None:
+    results = [
+        episode("a/T", "blm", 0) | {"time_to_success_s": 1.0, "jerk_rad_s3": 10.0},
+        episode("a/T", "blm", 1) | {"time_to_success_s": 2.0, "jerk_rad_s3": 30.0},
+        episode("a/T", "blm", 2, "not_moved") | {"time_to_success_s": None, "jerk_rad_s3": 90.0},
+        episode("a/T", "blm", 3, "bad_action") | {"time_to_success_s": None, "jerk_rad_s3": None},
+    ]
+    row = success_row(results)
+    assert (row["median_time_s"], row["median_jerk_rad_s3"]) == (1.5, 30.0)
+    assert success_row([episode("a/T", "blm", 0)])["median_time_s"] is None  # of an older version
+
+
+def test_episodes_of_two_backends_never_stand_in_one_table() -> None:
+    light, official = (episode("a/T", "blm", i) | {"backend": f"cpu, {g}"} for i, g in enumerate(("lite", "official")))
+    assert summarise_episodes([light, episode("a/T", "random", 0)])["backend"] == "cpu, lite"
+    assert backends([official, light]) == ["cpu, lite", "cpu, official"]
+    with pytest.raises(UserError, match="'cpu, lite' and by 'cpu, official' cannot stand in one table"):
+        summarise_episodes([light, official])
+
+
+def test_p_values_of_several_questions_are_raised_as_holm_says() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+    rng = np.random.default_rng(0)
+    found = [min(holm(list(rng.random(24)))) <= 0.05 for _ in range(2000)]
+    assert np.mean(found) <= 0.065
 
 
 def test_episodes_are_summarised_by_cell_robot_task_and_over_all() -> None:

@@ -131,7 +131,8 @@ class _Ours:
         """Windows a second, of so many."""
         self.turn += 1
         count, started_s = 0, time.perf_counter()
-        for batch in self.feed.steps(0, -(-windows // BATCH), batch=BATCH, seed=self.turn):
+        share = self.feed.index.share(batch=BATCH, seed=self.turn)
+        for batch in self.feed.steps(share, 0, -(-windows // BATCH)):
             pictures = torch.from_numpy(batch.pictures).movedim(-1, -3).float().div_(255)
             count += len(pictures)
         return count / (time.perf_counter() - started_s)

@@ -180,10 +180,11 @@ def _sides(config: RunConfig, folder: Path) -> dict[str, Side]:
     whole = LiveIntents(whole_extractor, decoded, cameras)
     sources: dict[str, IntentSource] = {"cached": cached, "live": live, "whole": whole}
     future = config.stage2.policy.future_weight > 0
+    share = index.share(batch=config.stage2.batch, seed=0)
 
     def fed(source: IntentSource) -> Callable[[int, int], Iterator[PolicyBatch]]:
         feed = PolicyFeed(index, numbers, source, future=future)
-        return lambda first, last: feed.steps(first, last, batch=config.stage2.batch, seed=0, device=device)
+        return lambda first, last: feed.steps(share, first, last, device=device)
 
     sides = {name: Side(config, fed(source), source) for name, source in sources.items()}
     kept = [_random(batch) for batch in fed(cached)(0, KEPT)]
