@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 CHECKPOINT ?= $(shell ls -td runs/*/stage2-*/model 2> /dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor serve test lint format typecheck lerobot-check bench-peers clean
+.PHONY: help setup demo doctor serve test lint format typecheck lerobot-check bench-peers policy-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ lerobot-check: setup ## open a dataset of ours with the lerobot package, in an e
 bench-peers: setup ## environments of the packages that `blm bench` measures beside ours
 	bash cluster/setup/maniskill_env.sh
 	bash cluster/setup/datasets_env.sh
+
+policy-peers: setup ## vla-eval and openpi's client, with which the tests ask the policy server
+	bash cluster/setup/openpi_env.sh
+	bash cluster/setup/vla_eval_env.sh
 
 clean: ## remove caches and build outputs; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
