@@ -3,6 +3,8 @@
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from blm.model.errors import UserError
 from blm.pipelines.datasets.foreign import read_source
 from blm.pipelines.windows import picture_feed
 from blm.pipelines.windows.dataset import RobotDataset
-from blm.pipelines.windows.feed import PolicyFeed, ahead, draw_variants
+from blm.pipelines.windows.feed import PolicyFeed, _joined, ahead, draw_variants
 from blm.pipelines.windows.index import WindowIndex
 from blm.pipelines.windows.picture_feed import PictureFeed
 from blm.pipelines.windows.sources import LiveIntents, Variant
@@ -75,6 +77,25 @@ def test_a_batch_holds_its_rows_with_their_intents_normalised_and_grouped_by_rob
         first += len(group.state)
     assert not batch.intents[:, :, 2:].any()  # without a step, frames are seen as they are
     assert PolicyFeed(index, statistics, NumberedIntents(), future=False).batch(rows, device=CPU).future_intents is None
+
+
+def test_joining_robots_starts_no_threads_beside_those_of_training():
+    parts = [(torch.zeros(64, 64, 192, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bool)) for _ in range(2)]
+    threads = torch.get_num_threads()
+
+    def joined() -> int:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        states, mask = _joined(parts, CPU)
+        assert states.shape == (128, 64, 192)
+        assert mask.all()
+        return len(list(Path("/proc/self/task").iterdir())) - before
+
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as feed:  # a thread of its own, as training has it: OpenMP's teams belong to threads
+            assert feed.submit(joined).result() == 0
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_two_workers_see_together_what_one_sees_and_a_resumed_run_what_it_would_have_seen(data):

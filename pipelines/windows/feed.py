@@ -113,10 +113,18 @@ def policy_group(
 def _joined(
     parts: Sequence[tuple[torch.Tensor, torch.Tensor]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """States as bfloat16, which is half the way to a GPU, and masks, of all robots."""
-    states = torch.cat([states for states, _ in parts]) if len(parts) > 1 else parts[0][0]
-    mask = torch.cat([mask for _, mask in parts]) if len(parts) > 1 else parts[0][1]
-    return states.to(device), mask.to(device)
+    """States as bfloat16, which is half the way to a GPU, and masks, of all robots.
+
+    On a CPU NumPy joins them: PyTorch would share so large a copy among threads, and a second team of threads in the
+    process makes OpenMP put waiting ones to sleep, which costs training a third of its speed.
+    """
+    states, masks = [states for states, _ in parts], [mask for _, mask in parts]
+    if states[0].device.type != "cpu":
+        return torch.cat(states).to(device), torch.cat(masks).to(device)
+    joined = torch.from_numpy(np.concatenate([part.view(torch.int16).numpy() for part in states]))
+    return joined.view(torch.bfloat16).to(device), torch.from_numpy(np.concatenate([m.numpy() for m in masks])).to(
+        device
+    )
 
 
 def ahead(make: Callable[[int], T], numbers: range, depth: int = AHEAD) -> Iterator[T]:
