@@ -15,11 +15,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from blm.actors.sim.policies import PolicyError, PolicyTimeoutError
 from blm.model.errors import UserError
-from blm.model.types import ActionChunk, Observation, Prefixes
+from blm.model.types import ActionChunk, Observation, Prefixes, join_prefixes
 
 RESTARTS = 3
 """How often a process may die over one request before the request is refused."""
@@ -179,10 +179,11 @@ class Broker:
         """One pass. Returns what went wrong; the engine can be used again."""
         observations = [observation for request in requests for observation in request.observations]
         seeds = [seed for request in requests for seed in request.seeds]
+        prefixes = join_prefixes([(request.prefixes, len(request.seeds)) for request in requests])
         began_s = time.monotonic()
         self._passes += 1
         try:
-            chunks = await asyncio.wait_for(engine.infer(observations, seeds, _joined(requests)), self._limit_s)
+            chunks = await asyncio.wait_for(engine.infer(observations, seeds, prefixes), self._limit_s)
             if not isinstance(chunks, list) or len(chunks) != len(seeds):
                 raise PolicyError(f"{_number(chunks)} for {len(seeds)} observations")
         except TimeoutError:
@@ -212,16 +213,6 @@ class Broker:
     async def _renew(self, engine: Engine) -> None:
         self._restarts += 1
         await engine.renew()
-
-
-def _joined(requests: Sequence[_Request]) -> Prefixes | None:
-    """The prefixes of several requests, in order; None if there are none at all."""
-    if all(request.prefixes is None for request in requests):
-        return None
-    none: list[Any] = []
-    for request in requests:
-        none += [None] * len(request.seeds) if request.prefixes is None else list(request.prefixes)
-    return none
 
 
 def _number(chunks: object) -> str:

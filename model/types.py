@@ -72,6 +72,16 @@ Prefixes = Sequence[ActionPrefix | None]
 """For each observation of a batch what is left of the chunk in execution, if the policy is to go on from it."""
 
 
+def join_prefixes(parts: Sequence[tuple[Prefixes | None, int]]) -> Prefixes | None:
+    """Prefixes of several requests as those of one, in order; None if there are none at all.
+
+    parts: of each request its prefixes, and its number of observations.
+    """
+    if all(prefixes is None for prefixes, _ in parts):
+        return None
+    return [one for prefixes, count in parts for one in (prefixes if prefixes is not None else [None] * count)]
+
+
 def refuse_prefixes(name: str, prefixes: Prefixes | None) -> None:
     """UserError if there is a prefix: for policies that cannot go on from one."""
     if prefixes is not None and any(prefix is not None for prefix in prefixes):

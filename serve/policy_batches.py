@@ -17,7 +17,7 @@ from typing import Protocol
 
 from blm.model.description import PolicyDescription
 from blm.model.errors import UserError
-from blm.model.types import ActionChunk, Observation, Prefixes
+from blm.model.types import ActionChunk, Observation, Prefixes, join_prefixes
 from blm.serve.policy_protocols import BusyError
 
 
@@ -133,7 +133,7 @@ class BatchingService:
         """Answer requests in one pass. False if it failed, which a single request is told and several are not."""
         observations = list(itertools.chain.from_iterable(request.observations for request in requests))
         seeds = list(itertools.chain.from_iterable(request.seeds for request in requests))
-        prefixes = _prefixes(requests)
+        prefixes = join_prefixes([(request.prefixes, len(request.seeds)) for request in requests])
         self.passes += 1
         try:
             infer = functools.partial(self._policy.infer_batch, observations, seeds, prefixes)
@@ -150,11 +150,3 @@ class BatchingService:
                 request.answer.set_result(chunks[first : first + len(request.seeds)])
             first += len(request.seeds)
         return True
-
-
-def _prefixes(requests: Sequence[_Request]) -> Prefixes | None:
-    """One for each observation; None if nobody has any."""
-    if all(request.prefixes is None for request in requests):
-        return None
-    parts = [request.prefixes or [None] * len(request.seeds) for request in requests]
-    return list(itertools.chain.from_iterable(parts))
