@@ -13,6 +13,20 @@ from blm.pipelines.evaluation.references import is_folder
 from blm.pipelines.workspace import ResourceConfig
 
 
+def add_policy_arguments(
+    parser: argparse.ArgumentParser, *, out: str, policy: str = "checkpoint folder, address of a server, or random"
+) -> None:
+    """Which one policy acts, in how many scenes, and where results go; then `add_rollout_arguments`.
+
+    out, policy: help for where results go by default, and for what the policy may be.
+    """
+    parser.add_argument("policy", metavar="POLICY", help=policy)
+    parser.add_argument("--episodes", type=int, default=50, metavar="N", help="scenes in each cell (default: 50)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=out)
+    parser.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: a server's observations and actions")
+    add_rollout_arguments(parser)
+
+
 def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
     """Where a policy acts, how, and on what machine. `world_of` and `settings_of` read it."""
     where = parser.add_argument_group("the world")

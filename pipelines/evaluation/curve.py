@@ -25,7 +25,7 @@ from blm.actors.sim.execution_options import ExecutionConfig, Mode
 from blm.actors.sim.world import WorldConfig, control_hz, seed_range
 from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
-from blm.pipelines.evaluation.command_options import add_rollout_arguments, settings_of, world_of
+from blm.pipelines.evaluation.command_options import add_policy_arguments, settings_of, world_of
 from blm.pipelines.evaluation.curve_page import html, text
 from blm.pipelines.evaluation.references import is_address, is_folder
 from blm.pipelines.evaluation.standalone import evaluate_policy, name_of
@@ -174,7 +174,11 @@ def default_out(reference: str, name: str) -> Path:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm evaluate curve`."""
     parser.epilog = __doc__
-    parser.add_argument("policy", metavar="POLICY", help="a run, a checkpoint folder, or a blm:// address")
+    add_policy_arguments(
+        parser,
+        out="default: curve/ in the policy's run, else runs/curve/",
+        policy="a run, a checkpoint folder, or a blm:// address",
+    )
     parser.add_argument(
         "--latencies",
         default=",".join(map(str, LATENCIES)),
@@ -182,11 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="control steps, of 50 ms each, from a look until its answer can be used (default: %(default)s)",
     )
     parser.add_argument("--modes", default="plain,real_time", metavar="MODE,...", help="(default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=50, metavar="N", help="scenes in each cell (default: 50)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: curve/ in the policy's run, else runs/curve/")
     parser.add_argument("--name", default="", help="its name in results")
-    parser.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: a server's observations and actions")
-    add_rollout_arguments(parser)
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:

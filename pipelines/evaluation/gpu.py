@@ -19,7 +19,7 @@ from blm.actors.sim.world import WorldConfig, seed_range
 from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.evaluation.books import Books
-from blm.pipelines.evaluation.command_options import add_rollout_arguments, settings_of, world_of
+from blm.pipelines.evaluation.command_options import add_policy_arguments, settings_of, world_of
 from blm.pipelines.evaluation.lines import table_lines
 from blm.pipelines.evaluation.maniskill import acting_here
 from blm.pipelines.evaluation.references import OtherPolicy, check
@@ -34,12 +34,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm evaluate gpu`."""
     parser.epilog = __doc__
-    parser.add_argument("policy", metavar="POLICY", help="checkpoint folder, address of a server, or random")
-    parser.add_argument("--episodes", type=int, default=50, metavar="N", help="scenes in each cell (default: 50)")
+    add_policy_arguments(parser, out="folder (default: runs/gpu/<name>)")
     parser.add_argument("--copies", type=int, default=256, metavar="N", help="episodes in step (default: 256)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: runs/gpu/<name>)")
-    parser.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: a server's observations and actions")
-    add_rollout_arguments(parser)
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:

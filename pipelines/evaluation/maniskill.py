@@ -23,7 +23,7 @@ from blm.actors.sim.world import WorldConfig, seed_range
 from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.evaluation.books import KEY
-from blm.pipelines.evaluation.command_options import add_rollout_arguments, settings_of, world_of
+from blm.pipelines.evaluation.command_options import add_policy_arguments, settings_of, world_of
 from blm.pipelines.evaluation.references import OtherPolicy, check, is_folder, load_checkpoint, make_in_worker
 from blm.pipelines.evaluation.standalone import evaluate_policy, name_of
 from blm.pipelines.ledger import Ledger, Record
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm evaluate maniskill`."""
     parser.epilog = __doc__
-    parser.add_argument("policy", metavar="POLICY", help="checkpoint folder, address of a server, or random")
-    parser.add_argument("--episodes", type=int, default=50, metavar="N", help="scenes in each cell (default: 50)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: runs/maniskill/<name>)")
+    add_policy_arguments(parser, out="folder (default: runs/maniskill/<name>)")
     parser.add_argument(
         "--pictures",
         choices=("ours", "maniskill"),
@@ -48,8 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who draws what the policy sees in ManiSkill's simulator: we, as it was trained, or ManiSkill, with its"
         " own light and table (default: ours)",
     )
-    parser.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: a server's observations and actions")
-    add_rollout_arguments(parser)
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:

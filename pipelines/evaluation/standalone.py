@@ -27,7 +27,7 @@ from blm.model.errors import UserError
 from blm.pipelines.evaluate import EvaluateConfig
 from blm.pipelines.evaluation.arena import Arena
 from blm.pipelines.evaluation.books import Books
-from blm.pipelines.evaluation.command_options import add_rollout_arguments, settings_of, world_of
+from blm.pipelines.evaluation.command_options import add_policy_arguments, settings_of, world_of
 from blm.pipelines.evaluation.contestants import OURS, Contestant
 from blm.pipelines.evaluation.lines import table_lines
 from blm.pipelines.evaluation.references import ADDRESS, OtherPolicy, check, is_folder
@@ -180,12 +180,8 @@ def _claim(out: Path, now: dict[str, Any]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm evaluate policy`."""
     parser.epilog = __doc__
-    parser.add_argument("policy", metavar="POLICY", help="checkpoint folder, address of a server, or random")
-    parser.add_argument("--episodes", type=int, default=50, metavar="N", help="scenes in each cell (default: 50)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: runs/policies/<name>)")
+    add_policy_arguments(parser, out="folder of the results (default: runs/policies/<name>)")
     parser.add_argument("--name", default="", help="its name in results")
-    parser.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: a server's observations and actions")
-    add_rollout_arguments(parser)
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:
