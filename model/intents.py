@@ -15,21 +15,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
-from transformers.activations import SiLUActivation
 
-from blm.model.backbone import load_backbone
-from blm.model.chat_encoder import ChatEncoder
 from blm.model.errors import UserError
-from blm.model.families import parts_of
 from blm.model.intent_hashes import fingerprint
-from blm.model.invariant import RowSiLU, linear, make_invariant
-from blm.model.packing import join_inputs
+from blm.model.lower_blocks import LowerBlocks, OwnBlocks
 from blm.model.prompts import policy_messages
-from blm.model.training import mixed_precision
-from blm.model.vision import encode_images
 
 Sizes = tuple[tuple[int, int], ...]
 """(height, width) of each picture, px."""
@@ -74,33 +66,20 @@ class IntentExtractor:
         dtype: torch.dtype = torch.float32,
         precision: Literal["float32", "bfloat16"] = "float32",
         invariant: bool = True,
+        blocks: LowerBlocks | None = None,
     ) -> None:
-        """precision: of matrix products where the weights (`dtype`) are float32. invariant: on a CPU, the bits of a row
-        do not depend on the batch it is in. UserError for a block that the model does not have."""
-        model, processor = load_backbone(model_dir, device=device, dtype=dtype)
-        parts = parts_of(model)
-        if not 1 <= layer <= len(parts.language_blocks):
-            raise UserError(f"intent layer {layer}: {model_dir} has blocks 1 to {len(parts.language_blocks)}")
-        parts.language.layers = parts.language.layers[:layer]
-        parts.language.norm = nn.Identity()
-        self._model, self._parts = model, parts
-        self._encoder = ChatEncoder(processor, model.config)
-        self._image_token_id: int = model.config.image_token_id
+        """device, dtype, precision, invariant: as `OwnBlocks`. blocks: of this folder's model up to this layer, loaded
+        already; then the four concern them no more. UserError for a block that the model does not have."""
+        self.blocks: LowerBlocks = blocks or OwnBlocks(
+            model_dir, layer=layer, device=device, dtype=dtype, precision=precision, invariant=invariant
+        )
+        self.device = self.blocks.device
+        self._encoder = self.blocks.encoder
+        self._invariant = self.blocks.invariant
+        self._image_token_id: int = self._encoder.config.image_token_id
         self._prompts: dict[tuple[str, Sizes], tuple[Tensor, Tensor]] = {}
-        self._mixed = mixed_precision(torch.device(device), "float32")
-        if precision == "bfloat16" and dtype == torch.float32:
-            self._mixed = mixed_precision(torch.device(device), "bfloat16")
-            for module in (m for part in (parts.vision, *parts.mergers, parts.language) for m in part.modules()):
-                if isinstance(module, nn.Linear):
-                    module.to(torch.bfloat16)  # once, instead of in every forward pass
-        self._invariant = invariant and torch.device(device).type == "cpu"
-        if self._invariant:
-            make_invariant(model, {SiLUActivation: RowSiLU})
-            if precision == "float32" and dtype == torch.float32:
-                parts.vision.blm_linear = linear
         self.max_text_tokens = max_text_tokens
-        self.width: int = model.config.get_text_config().hidden_size
-        self.device, self.dtype, self.precision = device, dtype, precision
+        self.width: int = self._encoder.config.get_text_config().hidden_size
         self.fingerprint = fingerprint(model_dir, layer, max_text_tokens)
 
     def length(self, image_sizes_px: Sequence[tuple[int, int]]) -> int:
@@ -155,60 +134,13 @@ class IntentExtractor:
         ids = torch.stack([F.pad(ids, (0, full - len(ids))) for ids, _ in prompts]).to(self.device)
         positions = torch.stack([F.pad(where, (0, full - where.shape[1])) for _, where in prompts], dim=1)
         positions = positions.to(self.device)
-        with self._mixed:
-            if len(asked) == len(pixels):
-                hidden = self._seen(ids, positions, pixels, places)
-                seen, read = hidden[:, :begin], hidden[:, begin:]
-            else:
-                rows = torch.tensor([row for row, _ in asked], device=self.device)
-                seen, read = self._shared(ids, positions, pixels, places, rows)
+        rows = torch.tensor([row for row, _ in asked], device=self.device)
+        seen, read = self.blocks.hidden(ids, positions, pixels, places, rows)
         return IntentParts(
             pictures=seen[:wanted, int(places[0]) :],
             texts=read[:n_texts, : int(lengths[:n_texts].max())],
             lengths=lengths[:n_texts].to(self.device),
         )
-
-    def _shared(
-        self, ids: Tensor, positions: Tensor, pixels: Tensor, places: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """States [B, .., d] up to the last image token, once an observation, and [T, .., d] behind it, once a text.
-        rows int64 [T]: the observation of each text."""
-        begin = int(places[-1]) + 1
-        first = (rows[None] == torch.arange(len(pixels), device=self.device)[:, None]).int().argmax(dim=1)
-        cache = DynamicCache()
-        seen = self._seen(ids[first, :begin], positions[:, first, :begin], pixels, places, cache)
-        cache.batch_select_indices(rows)
-        embeddings = self._model.get_input_embeddings()(ids[:, begin:])
-        behind = positions[:, :, begin:]
-        read = self._parts.language(
-            inputs_embeds=embeddings,
-            position_ids=behind if len(behind) > 1 else behind[0],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return seen, read.last_hidden_state
-
-    def _seen(
-        self, ids: Tensor, positions: Tensor, pixels: Tensor, places: Tensor, cache: DynamicCache | None = None
-    ) -> Tensor:
-        """States [B, L, d] of the last block kept, for one prompt an observation."""
-        keep = {"past_key_values": cache, "use_cache": cache is not None}
-        if not self._encoder.family.fast_vision:
-            inputs = join_inputs([self._encoder.media(list(row.cpu().numpy())) for row in pixels])
-            floating = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            return self._model.model(
-                input_ids=ids,
-                position_ids=positions if len(positions) > 1 else positions[0],
-                **keep,
-                **{n: t.to(self.dtype) if t.is_floating_point() else t for n, t in floating.items()},
-            ).last_hidden_state
-        stacked = pixels.flatten(0, 1)
-        if self._encoder.resized(*stacked.shape[1:3]) != tuple(stacked.shape[1:3]):
-            stacked = torch.from_numpy(np.stack(self._encoder.media(list(stacked.cpu().numpy())).images))
-        image_tokens = encode_images(self._parts.vision, stacked.to(self.device))
-        embeddings = self._model.get_input_embeddings()(ids)
-        embeddings[:, places.to(self.device)] = image_tokens.reshape(len(ids), len(places), -1).to(embeddings.dtype)
-        return self._parts.language(inputs_embeds=embeddings, position_ids=positions, **keep).last_hidden_state
 
     def _places(self, sizes: Sizes) -> Tensor:
         """Where in a prompt the image tokens stand: the same in all, since pictures come first."""

@@ -19,6 +19,7 @@ from blm.model.errors import UserError
 from blm.model.intents import IntentExtractor
 from blm.model.invariant import make_invariant
 from blm.model.layout import Layout
+from blm.model.lower_blocks import LowerBlocks
 from blm.model.policy import Policy
 from blm.model.real_time import normalised_prefixes
 from blm.model.training import fast_bfloat16
@@ -91,9 +92,11 @@ class BlmPolicy(ActingPolicy[Contract]):
         euler_steps: int = EULER_STEPS,
         guidance: float = 1.0,
         invariant: bool = True,
+        blocks: LowerBlocks | None = None,
     ) -> "BlmPolicy":
-        """Load a checkpoint folder; `invariant` as `load_policy_for`. UserError if it is missing, damaged, or its MLLM
-        is not the one it was trained on."""
+        """Load a checkpoint folder; `invariant` as `load_policy_for`. blocks: of the folder's MLLM, if somebody has
+        loaded it already; `dtype` is then theirs. UserError if the folder is missing, damaged, or its MLLM is not the
+        one it was trained on."""
         folder = Path(folder)
         contract = read_contract(folder)
         precision: Literal["float32", "bfloat16"] = contract.intents_precision
@@ -107,6 +110,7 @@ class BlmPolicy(ActingPolicy[Contract]):
             dtype=dtype,
             precision=precision,
             invariant=invariant,
+            blocks=blocks,
         )
         if extractor.fingerprint != contract.intents_fingerprint:
             raise UserError(

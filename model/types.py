@@ -52,6 +52,18 @@ class ActionChunk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeTiming:
+    """Where the time of one pass went, all its observations together."""
+
+    preprocess_ms: float
+    """Checks, and pictures put into one block of memory."""
+    mllm_ms: float
+    """What the policy makes of pictures and instructions: for ours the multimodal model up to block k."""
+    denoise_ms: float
+    """From there to actions in robot units."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ActionPrefix:
     """What is left of the chunk in execution when the next one is asked for. UserError for wrong shapes or values."""
 

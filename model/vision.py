@@ -42,9 +42,20 @@ def patchify(images: np.ndarray | Tensor) -> Tensor:
     return patches.expand(-1, -1, -1, TEMPORAL_PATCH, -1).flatten(2)
 
 
+def patch_bytes(images: np.ndarray | Tensor) -> Tensor:
+    """The same pixels, uint8 [N, P, 1176], for a vision tower that normalises them itself."""
+    return _in_patches(torch.as_tensor(images)).expand(-1, -1, -1, TEMPORAL_PATCH, -1).flatten(2)
+
+
 def _patches(pixels: Tensor) -> Tensor:
-    """The same [N, P, 3, frames, 196], a still picture's pixels once. Bytes are put in order before they become floats:
-    a quarter of the copying."""
+    """The normalised patches, float32 [N, P, 3, frames, 196], a still picture's pixels once."""
+    mean = torch.tensor(PICTURE_MEAN, device=pixels.device)[:, None, None] * 255.0
+    std = torch.tensor(PICTURE_STD, device=pixels.device)[:, None, None] * 255.0
+    return (_in_patches(pixels) - mean).div_(std)
+
+
+def _in_patches(pixels: Tensor) -> Tensor:
+    """uint8 [N, P, 3, frames, 196]. Bytes are put in order before they become floats: a quarter of the copying."""
     if pixels.dim() == 4:
         pixels = pixels[:, None]
     n, frames, height, width, _ = pixels.shape
@@ -52,10 +63,7 @@ def _patches(pixels: Tensor) -> Tensor:
     rows, cols = height // TOKEN_PX, width // TOKEN_PX
     grid = pixels.reshape(n, frames, rows, MERGE, PATCH_PX, cols, MERGE, PATCH_PX, 3)
     grid = grid.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)  # n, row, col, merge row, merge col, channel, frame, y, x
-    patches = grid.reshape(n, rows * cols * MERGE * MERGE, 3, frames, PATCH_PX * PATCH_PX)
-    mean = torch.tensor(PICTURE_MEAN, device=pixels.device)[:, None, None] * 255.0
-    std = torch.tensor(PICTURE_STD, device=pixels.device)[:, None, None] * 255.0
-    return (patches - mean).div_(std)
+    return grid.reshape(n, rows * cols * MERGE * MERGE, 3, frames, PATCH_PX * PATCH_PX)
 
 
 def encode_images(visual: nn.Module, images: np.ndarray | Tensor) -> Tensor:

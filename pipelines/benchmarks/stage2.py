@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from blm.model.backbone import load_config as load_backbone_config
 from blm.model.intents import IntentExtractor
 from blm.model.layout import layout_of
+from blm.model.lower_blocks import OwnBlocks
 from blm.model.policy import Policy
 from blm.model.policy_batch import PolicyBatch, make_draws
 from blm.model.training import mixed_precision, resolve_precision
@@ -54,13 +55,14 @@ KEPT = 8
 """Batches of random tensors."""
 
 
-class WholeExtractor(IntentExtractor):
-    """An extractor that throws nothing away: all blocks and the head run, and block `tap` is listened to."""
+class WholeBlocks(OwnBlocks):
+    """Blocks of which nothing is thrown away: all of them and the head run, and block `tap` is listened to."""
 
     tap = 1
 
-    def _seen(self, *arguments: Any, **options: Any) -> Tensor:
-        block: nn.Module = self._parts.language.layers[self.tap - 1]
+    def seen(self, *arguments: Any, **options: Any) -> Tensor:
+        """As `OwnBlocks`, of block `tap`."""
+        block: nn.Module = self.parts.language.layers[self.tap - 1]
         heard: list[Tensor] = []
 
         def listen(_: nn.Module, __: Any, output: Any) -> None:
@@ -68,7 +70,7 @@ class WholeExtractor(IntentExtractor):
 
         handle = block.register_forward_hook(listen)
         try:
-            self._model.lm_head(super()._seen(*arguments, **options))
+            self.model.lm_head(super().seen(*arguments, **options))
         finally:
             handle.remove()
         return heard[-1]
@@ -175,9 +177,11 @@ def _sides(config: RunConfig, folder: Path) -> dict[str, Side]:
     decoded: Any = {ROBOT: Decoded(RobotDataset.open(datasets[ROBOT]), cameras)}
     options = extractor_options(config)
     live = LiveIntents(IntentExtractor(backbone, layer=config.intents.layer, **options), decoded, cameras)
-    whole_extractor = WholeExtractor(backbone, layer=depth_of(backbone), **options)
-    whole_extractor.tap = config.intents.layer
-    whole = LiveIntents(whole_extractor, decoded, cameras)
+    computing = {name: option for name, option in options.items() if name != "max_text_tokens"}
+    blocks = WholeBlocks(backbone, layer=depth_of(backbone), **computing)
+    blocks.tap = config.intents.layer
+    extractor = IntentExtractor(backbone, layer=blocks.tap, blocks=blocks, **options)
+    whole = LiveIntents(extractor, decoded, cameras)
     sources: dict[str, IntentSource] = {"cached": cached, "live": live, "whole": whole}
     future = config.stage2.policy.future_weight > 0
     share = index.share(batch=config.stage2.batch, seed=0)
