@@ -29,6 +29,8 @@ class PolicyDescription:
     """Actions of a chunk that are handed out one by one to a client that takes single actions."""
     identity: str = ""
     """Hash of the checkpoint's contract, weights included; empty for what has none."""
+    normalisation: str = ""
+    """Hash of the statistics that states and actions are normalised with; empty for what has none."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.execute_steps <= self.chunk:
@@ -60,6 +62,7 @@ def describe_checkpoint(contract: Mapping[str, Any], execute_steps: int) -> Poli
             chunk=contract["policy"]["chunk"],
             execute_steps=execute_steps,
             identity=contract["contract_hash"],
+            normalisation=contract.get("statistics_hash", ""),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"the checkpoint's blm.json is damaged ({error}); copy the checkpoint again") from error
@@ -75,6 +78,7 @@ def description_to_wire(description: PolicyDescription) -> dict[str, Any]:
         "chunk": description.chunk,
         "execute_steps": description.execute_steps,
         "identity": description.identity,
+        "normalisation": description.normalisation,
     }
 
 
@@ -89,6 +93,7 @@ def description_from_wire(data: Any) -> PolicyDescription:
             chunk=int(data["chunk"]),
             execute_steps=int(data["execute_steps"]),
             identity=str(data["identity"]),
+            normalisation=str(data.get("normalisation", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the server's description of its policy cannot be read ({error})") from error

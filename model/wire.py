@@ -17,7 +17,6 @@ from typing import Any, Literal
 import msgpack
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from blm.model.errors import UserError
 
@@ -33,7 +32,6 @@ MAX_PARTS = 2**20
 
 _KINDS = "biuf"
 _FILES = ("PNG", "JPEG")
-_MODES = ("L", "RGB", "RGBA")
 _MOST_DIMENSIONS = 8
 _LONGEST_DTYPE = 8
 
@@ -156,6 +154,19 @@ def _read_picture(part: Mapping[Any, Any], most_pixels: int) -> tuple[npt.NDArra
     data = part.get("data")
     if not isinstance(data, bytes):
         raise UserError("a picture without its file; send the bytes of a PNG or JPEG")
+    return _decode(data, most_pixels, modes=("L", "RGB", "RGBA"))
+
+
+def read_picture_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """The bytes of a PNG or JPEG -> uint8 [H, W, 3] RGB. UserError for anything else, and for more than `max_pixels`,
+    which are not decoded then."""
+    return _decode(data, max_pixels, modes=("RGB",))[0]
+
+
+def _decode(data: bytes, most_pixels: int, *, modes: tuple[str, ...]) -> tuple[npt.NDArray[np.uint8], int]:
+    """(uint8 pixels, how many): as they are in one of these modes, as RGB otherwise."""
+    from PIL import Image, UnidentifiedImageError  # who sends arrays alone needs no Pillow
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the stricter one
@@ -163,9 +174,9 @@ def _read_picture(part: Mapping[Any, Any], most_pixels: int) -> tuple[npt.NDArra
                 pixels = image.width * image.height
                 if pixels > most_pixels:
                     raise UserError(f"a picture of {image.width}x{image.height} pixels; send smaller or fewer ones")
-                return np.asarray(image if image.mode in _MODES else image.convert("RGB"), dtype=np.uint8), pixels
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
-        raise UserError("a picture that is no readable PNG or JPEG") from None
+                return np.asarray(image if image.mode in modes else image.convert("RGB"), dtype=np.uint8), pixels
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UserError("not a readable PNG or JPEG") from None
 
 
 def _is_picture(array: npt.NDArray[Any]) -> bool:
@@ -173,6 +184,8 @@ def _is_picture(array: npt.NDArray[Any]) -> bool:
 
 
 def _to_png(picture: npt.NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(picture if picture.shape[2] > 1 else picture[..., 0]).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm policy-server`."""
     parser.add_argument("policy", metavar="CHECKPOINT", help="the `model` folder of a finished stage2, or `random`")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="keys of who may ask (see `blm keys`); needed with another --host"
+    )
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any free (default: %(default)s)")
     parser.add_argument(
         "--dialect",
-        choices=("auto", "blm", "openpi", "vla-eval"),
+        choices=("auto", "blm", "openpi", "starvla", "vla-eval"),
         default="auto",
-        help="spoken at / (default: who speaks first decides); /blm, /openpi and /vla-eval are always there",
+        help="spoken at / (default: who speaks first decides); /blm, /openpi, /starvla and /vla-eval are always there",
     )
     parser.add_argument(
         "--execute-steps",
@@ -69,15 +72,16 @@ def main(name: str, arguments: argparse.Namespace) -> int:
             flush=True,
         )
         try:
-            asyncio.run(make_server(service, config.session).serve(sockets=[listening]))
+            asyncio.run(make_server(service, config.session, config.guard).serve(sockets=[listening]))
         except KeyboardInterrupt:
             print("[policy-server] stopped", flush=True)
-        service.close()
     return 0
 
 
 def configured(arguments: argparse.Namespace) -> "PolicyServerConfig":
     """The server's configuration. UserError for what contradicts itself."""
+    from blm.serve.guard_config import GuardConfig
+    from blm.serve.keys import resolve
     from blm.serve.policy_batches import BatchConfig
     from blm.serve.policy_protocols import SessionConfig
     from blm.serve.policy_server import PolicyServerConfig
@@ -94,6 +98,7 @@ def configured(arguments: argparse.Namespace) -> "PolicyServerConfig":
             dialect=arguments.dialect, robot=arguments.robot, cameras=cameras, resize=arguments.resize
         ),
         batches=BatchConfig(max_batch=arguments.max_batch, wait_ms=arguments.wait_ms),
+        guard=resolve(GuardConfig(key_file=arguments.key_file), host=arguments.host),
     )
 
 
@@ -103,7 +108,8 @@ def load_service(arguments: argparse.Namespace, config: "PolicyServerConfig") ->
     from blm.model.description import PolicyDescription, describe_checkpoint
     from blm.model.embodiments import EMBODIMENTS
     from blm.model.layout import layout_of
-    from blm.serve.policy_batches import Answering, BatchingService
+    from blm.serve.answers import Answering, InThread
+    from blm.serve.policy_batches import BatchingService
 
     policy: Answering
     if arguments.policy == RANDOM:
@@ -134,4 +140,4 @@ def load_service(arguments: argparse.Namespace, config: "PolicyServerConfig") ->
     for ours in config.session.cameras.values():
         if ours not in description.cameras:
             raise UserError(f"--camera: this policy has no camera {ours!r}; it has {list(description.cameras)}")
-    return BatchingService(policy, description, config.batches)
+    return BatchingService(InThread(policy), description, config.batches)

@@ -2,30 +2,34 @@
 
 A session is one conversation over one connection. It knows a `Transport` (frames in, frames out) and a `PolicyService`
 (observations in, chunks out) and nothing of sockets, servers or Ray, so that the plain server and Ray Serve host the
-same objects.
+same objects. What it reads of a message (observations.py) it reads in a thread, if the message is large.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from typing import Any, Literal, Protocol, TypeVar
 
 from blm.model.description import PolicyDescription
 from blm.model.errors import UserError
-from blm.model.types import ActionChunk, Observation, Prefixes
+from blm.model.types import Observation, Prefixes
 from blm.model.wire import unpack_map
+from blm.serve.answers import Answer
+from blm.serve.contract import ContractError
+from blm.serve.logs import log
+from blm.serve.metrics import Metrics
+from blm.serve.observations import Reader
 
-Dialect = Literal["auto", "blm", "openpi", "vla-eval"]
+Dialect = Literal["auto", "blm", "openpi", "starvla", "vla-eval"]
+Read = TypeVar("Read")
 
 INLINE_BYTES = 2**15
 """Larger messages are read in a thread: unpacking pictures must not hold up other connections."""
-UNREADABLE, FAILED = 1007, 1011
-"""WebSocket close codes: not of this protocol; the server's fault."""
+UNREADABLE, REFUSED, FAILED, RESTART = 1007, 1008, 1011, 1012
+"""WebSocket close codes: not of this protocol; another model than the client wants; the server's fault; the server
+stops, and whoever connects again finds another."""
 
 
 class HungUpError(Exception):
@@ -34,6 +38,11 @@ class HungUpError(Exception):
 
 class BusyError(Exception):
     """Too many observations are waiting."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """When it may be worth to ask again."""
 
 
 class Transport(Protocol):
@@ -53,18 +62,35 @@ class PolicyService(Protocol):
     """A policy that answers many sessions."""
 
     description: PolicyDescription
+    metrics: Metrics
 
     async def infer(
-        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
-    ) -> list[ActionChunk]:
-        """A chunk for each observation. UserError for a bad observation, `BusyError`, or whatever the policy raises."""
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int],
+        prefixes: Prefixes | None = None,
+        *,
+        protocol: str = "control",
+        began_s: float | None = None,
+    ) -> list[Answer]:
+        """A chunk for each observation, with its timing.
 
-    def client(self) -> AbstractContextManager[None]:
+        protocol: how they came, for the metrics; `control`: from another replica. began_s: when the message did
+        (`time.perf_counter`), from which total_ms counts. UserError for a bad observation, `BusyError`, or whatever the
+        policy raises.
+        """
+
+    def client(self, protocol: str) -> AbstractContextManager[None]:
         """Held while a connection lasts."""
 
 
 class Session(Protocol):
     """A conversation in one protocol."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether the conversation may end here without harm: no episode is going on, or the client would just connect
+        again."""
 
     async def run(self, transport: Transport) -> None:
         """Answer until the other side hangs up (`HungUpError`) or the connection has been closed."""
@@ -89,69 +115,29 @@ class SessionConfig:
         if not 0 < self.grace_s <= 10:
             raise UserError(f"grace_s is {self.grace_s}; give a time above 0 and up to 10 s")
 
+    def reader(self, description: PolicyDescription) -> Reader:
+        """What reads a client's observations for a policy."""
+        return Reader(description=description, robot=self.robot, cameras=self.cameras, resize=self.resize)
 
-def read_observation(
-    images: Mapping[Any, Any],
-    state: Any,
-    instruction: Any,
-    robot: Any,
-    *,
-    description: PolicyDescription,
-    config: SessionConfig,
-) -> Observation:
-    """An observation of what a client sent; cameras that the policy does not look through are left out.
 
-    UserError, in one line, for whatever does not fit.
+async def read(frame: bytes | str, understand: Callable[[dict[Any, Any]], Read]) -> Read:
+    """What is understood of a frame's map; of large ones off the event loop, pictures decoded and resized with it.
+
+    UserError for what is no message, or what does not fit.
     """
-    if not isinstance(instruction, str):
-        raise UserError("the instruction is missing; send the task in words")
-    named = robot or config.robot or (description.robots[0] if len(description.robots) == 1 else "")
-    if not isinstance(named, str) or not named:
-        raise UserError(f"which robot is it? send 'embodiment': one of {', '.join(description.robots)}")
-    layout = description.layout(named)
-    pictures = {config.cameras.get(str(name), str(name)): picture for name, picture in images.items()}
-    if missing := [camera for camera in description.cameras if camera not in pictures]:
-        raise UserError(f"no picture of camera {missing[0]!r}; this policy looks through {list(description.cameras)}")
-    numbers = np.asarray(state if state is not None else [])
-    if numbers.dtype.kind not in "iuf" or numbers.shape != (layout.state_dim,):
-        raise UserError(
-            f"a state of shape {list(numbers.shape)}; {layout.name} needs {layout.state_dim} numbers:"
-            f" {', '.join(layout.state_names)}"
-        )
-    return Observation(
-        images={
-            camera: _picture(camera, pictures[camera], description.image_px, resize=config.resize)
-            for camera in description.cameras
-        },
-        state=numbers.astype(np.float32),
-        instruction=instruction,
-        embodiment=layout.name,
-    )
-
-
-def _picture(camera: str, picture: Any, image_px: int, *, resize: bool) -> npt.NDArray[np.uint8]:
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
-        form = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise UserError(f"the picture of {camera!r} is {form}; send uint8 [{image_px}, {image_px}, 3] RGB")
-    height, width = picture.shape[:2]
-    if (height, width) == (image_px, image_px):
-        return picture
-    if not resize or height != width:
-        raise UserError(f"the picture of {camera!r} is {width}x{height}; send {image_px}x{image_px}")
-    return np.asarray(Image.fromarray(picture).resize((image_px, image_px), Image.Resampling.BILINEAR))
-
-
-def read_seed(value: Any, otherwise: int) -> int:
-    """The noise seed a client sent, if it sent one. UserError for what is none."""
-    if value is None:
-        return otherwise
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= int(value) < 2**63:
-        raise UserError("'seed' must be a whole number from 0 to 2^63 - 1")
-    return int(value)
-
-
-async def read_message(frame: bytes | str) -> dict[Any, Any]:
-    """A frame's map, large ones unpacked off the event loop. UserError for what is none."""
     if len(frame) < INLINE_BYTES:
-        return unpack_map(frame)
-    return await asyncio.to_thread(unpack_map, frame)
+        return understand(unpack_map(frame))
+    return await asyncio.to_thread(lambda: understand(unpack_map(frame)))
+
+
+def complaint(error: Exception, metrics: Metrics) -> str:
+    """What a client is told of a request that failed, in one line. It is counted, and what is our fault is logged."""
+    if isinstance(error, BusyError):
+        metrics.refused(503, "busy")
+        return str(error)
+    if isinstance(error, UserError):
+        metrics.refused(400, "contract" if isinstance(error, ContractError) else "bad_observation")
+        return str(error)
+    metrics.refused(500, "policy_failed")
+    log("policy_failed", level=logging.ERROR, error=error)
+    return f"the policy failed ({type(error).__name__})"

@@ -2,7 +2,8 @@
 
 A client of another dialect of openpi (other names of cameras and states) is understood through `SessionConfig.cameras`
 and the rules of `_cameras`; the state is `observation/state`. Beside what openpi knows, an observation may name its
-`embodiment` and the `seed` of its noise. Answers hold one array, the actions: openpi's chunk broker slices every array.
+`embodiment`, the `seed` of its noise, and the `contract` that its client relies on. Answers hold one array, the
+actions: openpi's chunk broker slices every array.
 """
 
 import time
@@ -13,16 +14,18 @@ import numpy as np
 
 from blm.model.description import PolicyDescription, description_to_wire
 from blm.model.errors import UserError
+from blm.model.types import Observation
 from blm.model.wire import pack
+from blm.serve.contract import check_contract
+from blm.serve.observations import read_seed
 from blm.serve.policy_protocols import (
     FAILED,
     BusyError,
     PolicyService,
     SessionConfig,
     Transport,
-    read_message,
-    read_observation,
-    read_seed,
+    complaint,
+    read,
 )
 
 _PREFIX = "observation/"
@@ -31,9 +34,13 @@ _PREFIX = "observation/"
 class OpenpiSession:
     """One client's conversation. Stateless but for the noise of clients that send no seed: they count from 0."""
 
+    resting = False
+    """openpi's client does not connect again: it is let go on as long as can be."""
+
     def __init__(self, service: PolicyService, config: SessionConfig) -> None:
         self._service = service
         self._config = config
+        self._reader = config.reader(service.description)
         self._answers = 0
 
     async def run(self, transport: Transport) -> None:
@@ -45,37 +52,37 @@ class OpenpiSession:
             frame = await transport.receive()
             began_s = time.perf_counter()
             try:
-                reply = await self._answer(frame, previous_ms)
-            except (UserError, BusyError) as error:
-                await transport.send(str(error))
-                continue
+                reply = await self._answer(frame, began_s, previous_ms)
             except Exception as error:
-                await transport.send(f"the policy failed ({type(error).__name__})")
-                await transport.close(FAILED, "the policy failed")
-                return
+                await transport.send(complaint(error, self._service.metrics))
+                if not isinstance(error, UserError | BusyError):
+                    await transport.close(FAILED, "the policy failed")
+                    return
+                continue
             await transport.send(reply)
             previous_ms = 1e3 * (time.perf_counter() - began_s)
 
-    async def _answer(self, frame: bytes | str, previous_ms: float | None) -> bytes:
-        message = await read_message(frame)
-        description = self._service.description
-        observation = read_observation(
-            _cameras(message, description.cameras, self._config.cameras),
-            message.get("observation/state", message.get("state")),
-            message.get("prompt"),
-            message.get("embodiment"),
-            description=description,
-            config=self._config,
-        )
-        seed = read_seed(message.get("seed"), self._answers)
-        began_s = time.perf_counter()
-        (chunk,) = await self._service.infer([observation], [seed])
+    async def _answer(self, frame: bytes | str, began_s: float, previous_ms: float | None) -> bytes:
+        observation, seed = await read(frame, self._question)
+        asked_s = time.perf_counter()
+        (answer,) = await self._service.infer([observation], [seed], protocol="openpi", began_s=began_s)
         self._answers += 1
-        timing = {"infer_ms": round(1e3 * (time.perf_counter() - began_s), 3)}
+        timing = {"infer_ms": round(1e3 * (time.perf_counter() - asked_s), 3), **answer.timing.to_wire()}
         if previous_ms is not None:
             timing["prev_total_ms"] = round(previous_ms, 3)
-        actions = np.ascontiguousarray(chunk.actions, dtype=np.float32)
-        return pack({"actions": actions, "control_hz": chunk.control_hz, "server_timing": timing})
+        actions = np.ascontiguousarray(answer.chunk.actions, dtype=np.float32)
+        return pack({"actions": actions, "control_hz": answer.chunk.control_hz, "server_timing": timing})
+
+    def _question(self, message: dict[Any, Any]) -> tuple[Observation, int]:
+        robot = message.get("embodiment")
+        check_contract(message.get("contract"), self._reader, robot=robot)
+        observation = self._reader.observation(
+            _cameras(message, self._service.description.cameras, self._config.cameras),
+            message.get("observation/state", message.get("state")),
+            message.get("prompt"),
+            robot,
+        )
+        return observation, read_seed(message.get("seed"), self._answers)
 
 
 def metadata(description: PolicyDescription, config: SessionConfig) -> dict[str, Any]:

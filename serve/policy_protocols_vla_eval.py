@@ -18,16 +18,18 @@ from blm.model.description import PolicyDescription, description_to_wire
 from blm.model.errors import UserError
 from blm.model.types import Observation
 from blm.model.wire import pack
+from blm.serve.answers import Timing
+from blm.serve.contract import check_contract
+from blm.serve.observations import read_seed
 from blm.serve.policy_protocols import (
+    REFUSED,
     UNREADABLE,
-    BusyError,
     HungUpError,
     PolicyService,
     SessionConfig,
     Transport,
-    read_message,
-    read_observation,
-    read_seed,
+    complaint,
+    read,
 )
 
 PROTOCOL_VERSION = 1
@@ -39,8 +41,10 @@ class VlaEvalSession:
 
     def __init__(self, service: PolicyService, config: SessionConfig) -> None:
         self._service = service
-        self._config = config
+        self._reader = config.reader(service.description)
         self._reset({})
+        self.resting = True
+        """As `Session`: no episode is going on."""
 
     def _reset(self, start: Mapping[Any, Any]) -> None:
         """Forget the last episode."""
@@ -48,11 +52,13 @@ class VlaEvalSession:
         self._task: Mapping[Any, Any] = task if isinstance(task, Mapping) else {}
         self._live = start.get("mode") == "live"
         self._chunk: npt.NDArray[np.float32] = np.zeros((0, 0), np.float32)
+        self._timing: Timing | None = None
+        """Of the look that the next action is the first of."""
         self._next = 0
         """Row of the chunk that answers the next observation."""
         self._looks = 0
-        self._newest: tuple[int, Observation, int] | None = None
-        """Live: sequence number, observation and seed of the newest observation that nobody has looked at."""
+        self._newest: tuple[int, Observation, int, float] | None = None
+        """Live: sequence number, observation, seed and arrival of the newest observation that nobody has looked at."""
         self._answered = -1
         """Sequence number of the last observation that got an action."""
 
@@ -62,25 +68,38 @@ class VlaEvalSession:
         try:
             while True:
                 try:
-                    message = await read_message(await transport.receive())
-                    kind, payload, number = _opened(message)
+                    frame, came_s = await transport.receive(), time.perf_counter()
+                    kind, payload, number = await read(frame, _opened)
                 except UserError as error:
                     await transport.close(UNREADABLE, str(error)[:100])
                     return
                 if kind == "hello":
-                    await transport.send(envelope("hello", self._hello(), number))
+                    if not await self._greeted(transport, payload, number):
+                        return
                 elif kind in ("episode_start", "episode_end"):
                     await _ended(looking)
                     looking = None
                     self._reset(payload if kind == "episode_start" else {})
+                    self.resting = kind == "episode_end"
                 elif kind == "observation" and self._live:
-                    await self._stream(transport, payload, number)
+                    await self._stream(transport, payload, number, came_s)
                     if self._newest is not None and (looking is None or looking.done()):
                         looking = asyncio.create_task(self._look_on(transport))
                 elif kind == "observation":
-                    await transport.send(await self._answer(payload, number))
+                    await transport.send(await self._answer(payload, number, came_s))
         finally:
             await _ended(looking)
+
+    async def _greeted(self, transport: Transport, payload: Mapping[Any, Any], number: int) -> bool:
+        """Whether the client was greeted; one that wants another model is told, and the connection closed."""
+        try:
+            check_contract(payload.get("contract"), self._reader)
+        except UserError as error:
+            await transport.send(envelope("error", {"error": complaint(error, self._service.metrics)}, number))
+            await transport.close(REFUSED, "another contract")
+            return False
+        await transport.send(envelope("hello", self._hello(), number))
+        return True
 
     def _hello(self) -> dict[str, Any]:
         description = self._service.description
@@ -95,52 +114,60 @@ class VlaEvalSession:
 
     # ------------------------------------------------------------------------------------------ one action, one answer
 
-    async def _answer(self, payload: Mapping[Any, Any], number: int) -> bytes:
+    async def _answer(self, payload: Mapping[Any, Any], number: int, came_s: float) -> bytes:
+        self.resting = False
         try:
             if self._next >= len(self._chunk):
-                observation, seed = self._read(payload)
-                await self._look(observation, seed)
+                observation, seed = await self._seen(payload)
+                await self._look(observation, seed, came_s)
             return self._action(number)
-        except (UserError, BusyError) as error:
-            return envelope("error", {"error": f"observation_failed: {error}"}, number)
         except Exception as error:
-            return envelope("error", {"error": f"observation_failed: {type(error).__name__}: {error}"}, number)
+            said = complaint(error, self._service.metrics)
+            return envelope("error", {"error": f"observation_failed: {said}"}, number)
 
-    def _read(self, payload: Mapping[Any, Any]) -> tuple[Observation, int]:
+    async def _seen(self, payload: Mapping[Any, Any]) -> tuple[Observation, int]:
+        if self._reader.resize:
+            return await asyncio.to_thread(self._understood, payload)
+        return self._understood(payload)
+
+    def _understood(self, payload: Mapping[Any, Any]) -> tuple[Observation, int]:
         images = payload.get("images")
-        observation = read_observation(
+        observation = self._reader.observation(
             images if isinstance(images, Mapping) else {},
             payload.get("states", payload.get("state")),
             payload.get("task_description"),
             payload.get("embodiment") or self._task.get("embodiment"),
-            description=self._service.description,
-            config=self._config,
         )
         return observation, read_seed(payload.get("seed"), self._looks)
 
-    async def _look(self, observation: Observation, seed: int) -> None:
-        (chunk,) = await self._service.infer([observation], [seed])
+    async def _look(self, observation: Observation, seed: int, came_s: float) -> None:
+        (answer,) = await self._service.infer([observation], [seed], protocol="vla-eval", began_s=came_s)
         self._looks += 1
-        steps = len(chunk.actions) if self._live else self._service.description.execute_steps
-        self._chunk, self._next = np.asarray(chunk.actions, np.float32)[:steps], 0
+        steps = len(answer.chunk.actions) if self._live else self._service.description.execute_steps
+        self._chunk, self._next = np.asarray(answer.chunk.actions, np.float32)[:steps], 0
+        self._timing = answer.timing
 
     def _action(self, number: int) -> bytes:
         self._next, self._answered = self._next + 1, number
-        return envelope("action", {"actions": np.ascontiguousarray(self._chunk[self._next - 1])}, number)
+        payload: dict[str, Any] = {"actions": np.ascontiguousarray(self._chunk[self._next - 1])}
+        if self._timing is not None:  # plain numbers, which the harness hands on unread
+            payload["timing"], self._timing = self._timing.to_wire(), None
+        return envelope("action", payload, number)
 
     # -------------------------------------------------------------------------------------------------------- live mode
 
-    async def _stream(self, transport: Transport, payload: Mapping[Any, Any], number: int) -> None:
+    async def _stream(self, transport: Transport, payload: Mapping[Any, Any], number: int, came_s: float) -> None:
         """Answer from the chunk in hand, and note the observation if it is time for another look."""
         if self._next < len(self._chunk):
             await transport.send(self._action(number))
         if self._next >= min(self._service.description.execute_steps, len(self._chunk)):
             try:
-                observation, seed = self._read(payload)
+                observation, seed = await self._seen(payload)
             except UserError as error:
-                await transport.send(envelope("error", {"error": f"observation_failed: {error}"}, number))
+                said = complaint(error, self._service.metrics)
+                await transport.send(envelope("error", {"error": f"observation_failed: {said}"}, number))
                 return
-            self._newest = (number, observation, seed)
+            self._newest = (number, observation, seed, came_s)
 
     async def _look_on(self, transport: Transport) -> None:
         """Look at the newest observation until none is left that nobody has looked at.
@@ -149,12 +176,13 @@ class VlaEvalSession:
         """
         with contextlib.suppress(HungUpError):
             while self._newest is not None:
-                seen, observation, seed = self._newest
+                seen, observation, seed, came_s = self._newest
                 self._newest = None
                 try:
-                    await self._look(observation, seed)
+                    await self._look(observation, seed, came_s)
                 except Exception as error:
-                    await transport.send(envelope("error", {"error": f"observation_failed: {error}"}, seen))
+                    said = complaint(error, self._service.metrics)
+                    await transport.send(envelope("error", {"error": f"observation_failed: {said}"}, seen))
                     continue
                 now = self._newest[0] if self._newest is not None else seen
                 self._newest, self._next = None, now - seen

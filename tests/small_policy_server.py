@@ -12,6 +12,7 @@ from blm.actors.sim.policies import CHUNK, RandomPolicy
 from blm.model.description import PolicyDescription
 from blm.model.layout import layout_of
 from blm.model.types import ActionChunk, Observation, Prefixes
+from blm.serve.answers import InThread
 from blm.serve.policy_batches import BatchConfig, BatchingService
 from blm.serve.policy_protocols import SessionConfig
 from blm.serve.policy_server import make_server, open_socket
@@ -66,7 +67,7 @@ def serving(
 ) -> Iterator[int]:
     """The port on which the policy is served until the block ends."""
     with open_socket("127.0.0.1", port) as listening:
-        service = BatchingService(policy, description or description_of_random(), batches)
+        service = BatchingService(InThread(policy), description or description_of_random(), batches)
         server = make_server(service, session or SessionConfig())
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
         thread.start()
@@ -75,5 +76,4 @@ def serving(
         finally:
             server.should_exit = True
             thread.join(20)
-            service.close()
             assert not thread.is_alive(), "the server does not leave"

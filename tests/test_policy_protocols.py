@@ -13,10 +13,12 @@ from blm.actors.sim.policies import RandomPolicy
 from blm.model.description import PolicyDescription, description_from_wire
 from blm.model.types import ActionChunk, Observation, Prefixes
 from blm.model.wire import pack, unpack
+from blm.serve.answers import Answer, InThread, Timing
+from blm.serve.metrics import Metrics
 from blm.serve.policy_batches import BatchingService
 from blm.serve.policy_protocols import HungUpError, PolicyService, SessionConfig
-from blm.serve.policy_protocols_auto import converse
 from blm.serve.policy_protocols_vla_eval import envelope
+from blm.serve.policy_sessions import Sessions
 
 QUICK = SessionConfig(grace_s=0.05)
 CAMERAS = ("front", "wrist")
@@ -63,8 +65,8 @@ def talk(
 
     async def both() -> Tape:
         tape = Tape()
-        theirs = service or BatchingService(RandomPolicy(), description_of_random())
-        session = asyncio.create_task(converse(tape, theirs, config, dialect))
+        theirs = service or BatchingService(InThread(RandomPolicy()), description_of_random())
+        session = asyncio.create_task(Sessions().converse(tape, theirs, config, dialect))
         await body(tape)
         await tape.incoming.put(None)
         await asyncio.wait_for(session, 5)
@@ -139,7 +141,7 @@ def test_openpi_is_answered_and_survives_a_bad_observation() -> None:
 
 def test_openpi_names_of_cameras_are_understood() -> None:
     policy = NotedPolicy()
-    service = BatchingService(policy, description_of_random(cameras=CAMERAS, image_px=16))
+    service = BatchingService(InThread(policy), description_of_random(cameras=CAMERAS, image_px=16))
     one = observation(0, cameras=CAMERAS, px=16)
     front, wrist = one.images["front"], one.images["wrist"]
     plain = {"observation/state": one.state, "prompt": "go", "embodiment": "panda"}
@@ -179,6 +181,7 @@ def test_vla_eval_is_handed_a_chunk_action_by_action_and_forgets_it_with_the_epi
 
     talk(client)
     assert [answer["seq"] for answer in answers] == [*range(3, 12), 14]
+    assert ["timing" in answer["payload"] for answer in answers] == [True, *[False] * 7, True, True]  # of each look
     rows = [answer["payload"]["actions"] for answer in answers]
     assert np.array_equal(rows[:8], chunk_of(one, 5)[:8])
     assert np.array_equal(rows[8], chunk_of(one, 5)[0])
@@ -203,19 +206,26 @@ class GatedService:
 
     def __init__(self) -> None:
         self.gate = asyncio.Semaphore(0)
+        self.metrics = Metrics()
         self.states: list[float] = []
 
     async def infer(
-        self, observations: Sequence[Observation], seeds: Sequence[int], prefixes: Prefixes | None = None
-    ) -> list[ActionChunk]:
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int],
+        prefixes: Prefixes | None = None,
+        *,
+        protocol: str = "",
+        began_s: float | None = None,
+    ) -> list[Answer]:
         await self.gate.acquire()
         self.states += [float(one.state[0]) for one in observations]
-        return [
-            ActionChunk(actions=one.state + np.arange(6, dtype=np.float32)[:, None], control_hz=20)
-            for one in observations
-        ]
+        timing = Timing(queue_ms=0, preprocess_ms=0, mllm_ms=0, denoise_ms=0, total_ms=0, batch=len(seeds))
+        rows = np.arange(6, dtype=np.float32)[:, None]
+        chunks = [ActionChunk(actions=one.state + rows, control_hz=20) for one in observations]
+        return [Answer(chunk=chunk, timing=timing) for chunk in chunks]
 
-    def client(self) -> nullcontext[None]:
+    def client(self, protocol: str) -> nullcontext[None]:
         return nullcontext()
 
 

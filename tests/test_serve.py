@@ -4,22 +4,23 @@ import base64
 import io
 import json
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from small_server import STATE, action_request, picture, write_speaking_policy
+from small_policy_server import description_of_random
+from small_server import action_request, picture, write_speaking_policy
 
 from blm.model.errors import UserError
-from blm.model.types import Observation
 from blm.pipelines import cli
-from blm.pipelines.serve import why_not
+from blm.pipelines.serve_start import why_not
 from blm.serve.checkpoint import check_folder
 from blm.serve.codec import decode_picture, encode_picture
+from blm.serve.observations import Reader
 from blm.serve.schema import ActionRequest, error_object, explain
+from blm.serve.web_actions import from_json
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,13 @@ def test_a_huge_picture_is_refused_before_it_is_decoded() -> None:
 
 
 def test_a_request_becomes_an_observation() -> None:
-    observation = ActionRequest.model_validate_json(json.dumps(action_request())).observation()
+    body = json.dumps(action_request(seed=3)).encode()
+    reader = Reader(description=description_of_random(cameras=("front",), image_px=112))
+    observation, seed = from_json(body, reader)
     assert observation.state.dtype == np.float32
     assert (observation.images["front"] == picture()).all()
+    assert set(observation.images) == {"front"}  # nobody looks through the other
+    assert seed == 3
 
 
 @pytest.mark.parametrize(
@@ -87,55 +92,6 @@ def test_an_error_has_the_openai_shape() -> None:
     error = error_object("too late", 503)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "server_error"
-
-
-# ---------------------------------------------------------------------------- batches
-
-
-def test_a_batch_gives_each_robot_the_answer_it_gets_alone(small_model: Path) -> None:
-    from blm.model.predictor import BlmPolicy
-    from blm.serve.actions import Batcher, Question
-
-    policy = BlmPolicy.load(small_model)
-
-    def question(seed: int, px: int = 112) -> Question:
-        observation = Observation(
-            images={"front": picture(px, seed), "side": picture(seed=seed)},
-            state=np.asarray(STATE, np.float32),
-            instruction="push the cube",
-            embodiment="panda",
-        )
-        return Question(observation=observation, seed=seed, asked_s=time.time())
-
-    questions = [question(1), question(2, px=56), question(3)]
-    first, refused, third = Batcher(policy).answer(questions)
-    assert refused.actions is None
-    assert "56x56" in refused.refusal
-    for answer, asked in ((first, questions[0]), (third, questions[2])):
-        assert answer.actions is not None
-        assert answer.batch == 2
-        alone = policy.infer_batch([asked.observation], [asked.seed])[0]
-        np.testing.assert_allclose(answer.actions, alone.actions, atol=1e-4)
-
-
-def test_a_question_nobody_can_answer_spoils_no_other(small_model: Path) -> None:
-    from blm.model.predictor import BlmPolicy
-    from blm.serve.actions import Batcher, Question
-
-    def question(embodiment: str, state: list[float]) -> Question:
-        observation = Observation(
-            images={"front": picture(), "side": picture()},
-            state=np.asarray(state, np.float32),
-            instruction="push the cube",
-            embodiment=embodiment,
-        )
-        return Question(observation=observation, seed=0, asked_s=time.time())
-
-    untrained, fine = Batcher(BlmPolicy.load(small_model)).answer(
-        [question("xarm6", [0.0] * 7), question("panda", STATE)]
-    )
-    assert "xarm6" in untrained.refusal
-    assert fine.actions is not None
 
 
 # ---------------------------------------------------------------------------- mistakes at the command

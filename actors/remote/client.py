@@ -5,23 +5,27 @@ says what it serves must go on serving that: two models in one evaluation would 
 """
 
 import functools
+import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-from blm.actors.remote.lines import Deadline, Line, Lines
 from blm.actors.remote.mapping import RemoteMapping
-from blm.actors.sim.policies import PolicyError
+from blm.actors.sim.policies import PolicyError, PolicyTimeoutError
 from blm.model.description import PolicyDescription, description_from_wire
 from blm.model.embodiments import get_embodiment
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, Observation, Prefixes, refuse_prefixes
 from blm.model.wire import unpack_map
+from blm.serve.client_lines import Deadline, Line, Lines, ServerError, ServerTimeoutError
 
 DEADLINE_S = 30.0
 CONNECT_S = 10.0
 """A server that is not there after so long has not been started."""
+KEY_VARIABLE = "BLM_API_KEY"
+"""Environment variable with the key that is shown to servers which want one."""
 SIDE_BY_SIDE = 8
 """Observations of a batch that a server which takes one at a time is asked at once, over as many connections."""
 
@@ -39,7 +43,8 @@ class RemoteClient:
         self.mapping = mapping
         self.description: PolicyDescription | None = None
         """What the server says of its policy, once it was asked; None if it says nothing that is known here."""
-        self._lines = Lines(url, self._greeted)
+        key = os.environ.get(KEY_VARIABLE, "")
+        self._lines = Lines(url, self._greeted, {"Authorization": f"Api-Key {key}"} if key else None)
         self._lock = threading.Lock()
         self._asking: ThreadPoolExecutor | None = None
 
@@ -57,7 +62,8 @@ class RemoteClient:
     def connect(self) -> None:
         """Ask the server what it is. UserError if nobody answers, or if it needs a mapping and there is none."""
         try:
-            self._lines.ask(lambda line, deadline: None, Deadline(min(self.deadline_s, CONNECT_S)))
+            with policy_errors():
+                self._lines.ask(lambda line, deadline: None, Deadline(min(self.deadline_s, CONNECT_S)))
         except PolicyError as error:
             raise UserError(f"{error}; start the server, or correct the address") from error
         if self.mapping is None and self.description is None:
@@ -86,7 +92,8 @@ class RemoteClient:
         pairs = list(zip(observations, seeds, strict=True))
 
         def ask(pair: tuple[Observation, int]) -> ActionChunk:
-            return self._lines.ask(lambda line, until: self._ask(line, until, *pair), deadline)
+            with policy_errors():
+                return self._lines.ask(lambda line, until: self._ask(line, until, *pair), deadline)
 
         if len(pairs) < 2:
             return [ask(pair) for pair in pairs]
@@ -151,6 +158,17 @@ class RemoteClient:
             raise UserError(
                 f"{self.url} needs pictures of {description.image_px} px; set world.image_px={description.image_px}"
             )
+
+
+@contextmanager
+def policy_errors() -> Iterator[None]:
+    """What goes wrong with connections, as failures of the policy."""
+    try:
+        yield
+    except ServerTimeoutError as error:
+        raise PolicyTimeoutError(str(error)) from error
+    except ServerError as error:
+        raise PolicyError(str(error)) from error
 
 
 def _or_policy_error(read: Callable[[], Any]) -> Any:

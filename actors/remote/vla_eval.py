@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from blm.actors.remote.client import RemoteClient, read_reply
-from blm.actors.remote.lines import Deadline, Line
 from blm.actors.remote.mapping import RemoteMapping
 from blm.actors.remote.translation import our_chunk, their_numbers, their_pictures
 from blm.actors.sim.policies import PolicyError
 from blm.model.embodiments import get_embodiment
 from blm.model.types import ActionChunk, Observation
 from blm.model.wire import pack
+from blm.serve.client_lines import Deadline, Line
 
 PROTOCOL_VERSION = 1
 INSTRUCTION = "task_description"

@@ -9,13 +9,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from blm.actors.sim.policies import PolicyError, PolicyTimeoutError
 from blm.model.wire import MAX_FRAME_BYTES
 
 Answer = TypeVar("Answer")
@@ -24,6 +23,14 @@ TRIES = 3
 """Times that a request is sent before connections which break under it are taken for an answer."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LEAST_S = 1e-3
+
+
+class ServerError(Exception):
+    """A server could not answer, or answered what it was not asked."""
+
+
+class ServerTimeoutError(ServerError):
+    """A server did not answer in time."""
 
 
 class Deadline:
@@ -47,13 +54,14 @@ class Deadline:
 class Line:
     """One open connection, and what the server said of itself when it was opened."""
 
-    def __init__(self, url: str, deadline: Deadline) -> None:
+    def __init__(self, url: str, deadline: Deadline, headers: Mapping[str, str]) -> None:
         """OSError, TimeoutError or WebSocketException if nobody answers there."""
         self.greeting: Any = None
         self.sent = 0
         """Messages sent so far."""
         self._socket: ClientConnection = connect(
             url,
+            additional_headers=headers,
             compression=None,
             max_size=MAX_FRAME_BYTES,
             open_timeout=deadline.left_s,
@@ -85,17 +93,20 @@ class Line:
 class Lines:
     """All connections of a client."""
 
-    def __init__(self, url: str, greet: Callable[[Line, Deadline], Any]) -> None:
-        """greet: the handshake; what it returns is kept as `Line.greeting`."""
+    def __init__(
+        self, url: str, greet: Callable[[Line, Deadline], Any], headers: Mapping[str, str] | None = None
+    ) -> None:
+        """greet: the handshake; what it returns is kept as `Line.greeting`. headers: sent with it, as a key."""
         self.url = url
         self._greet = greet
+        self._headers = dict(headers or {})
         self._idle: list[Line] = []
         self._lock = threading.Lock()
 
     def ask(self, exchange: Callable[[Line, Deadline], Answer], deadline: Deadline) -> Answer:
         """What the exchange returns, on a connection that lives.
 
-        PolicyTimeoutError if nobody answers until the deadline, PolicyError if connections break again and again, and
+        ServerTimeoutError if nobody answers until the deadline, ServerError if connections break again and again, and
         whatever the exchange raises. A connection on which anything went wrong is not used again: its next message
         might be the late answer to this one.
         """
@@ -113,7 +124,7 @@ class Lines:
                 if deadline.over:
                     raise self._too_late(deadline, error) from None
                 if tries >= TRIES:
-                    raise PolicyError(f"{self.url} hangs up instead of answering ({error})") from None
+                    raise ServerError(f"{self.url} hangs up instead of answering ({error})") from None
             except BaseException:
                 line.close()
                 raise
@@ -142,14 +153,14 @@ class Lines:
         while True:
             line: Line | None = None
             try:
-                line = Line(self.url, deadline)
+                line = Line(self.url, deadline, self._headers)
                 line.greeting = self._greet(line, deadline)
                 return line
             except (OSError, WebSocketException, EOFError) as error:
                 if line is not None:
                     line.close()
-                if isinstance(error, InvalidStatus) and error.response.status_code < 500:
-                    raise PolicyError(f"{self.url} refuses to talk ({error})") from None
+                if isinstance(error, InvalidStatus) and error.response.status_code in _FINAL:
+                    raise ServerError(f"{self.url} refuses to talk ({error})") from None
                 if deadline.left_s < pause_s:
                     raise self._too_late(deadline, error) from None
             except BaseException:
@@ -159,5 +170,9 @@ class Lines:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _too_late(self, deadline: Deadline, why: object) -> PolicyTimeoutError:
-        return PolicyTimeoutError(f"no answer from {self.url} within {deadline.seconds:g} s ({why})")
+    def _too_late(self, deadline: Deadline, why: object) -> ServerTimeoutError:
+        return ServerTimeoutError(f"no answer from {self.url} within {deadline.seconds:g} s ({why})")
+
+
+_FINAL = frozenset(range(400, 500)) - {408, 425, 429}
+"""Status codes of a refused handshake that will not be another one later."""
