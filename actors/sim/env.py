@@ -195,6 +195,10 @@ class CellEnv:
         """Pictures of the present state from every camera, uint8 [H,W,3] each. Empty without cameras."""
         return self._viewer.pictures()
 
+    def viewer(self, cameras: Sequence[str | CameraSpec], image_px: int) -> Viewer:
+        """More cameras in the scene as it is built now, of another size; the next `reset` ends them."""
+        return Viewer(self._scene, [known_camera(camera) for camera in cameras], image_px)
+
     def close(self) -> None:
         """Frees the simulator. The object cannot be used afterwards."""
         del self._viewer
