@@ -4,16 +4,24 @@ import json
 from pathlib import Path
 
 from blm.model.checkpoint import read_contract
-from blm.model.checkpoint_files import CONTRACT, WEIGHTS
+from blm.model.checkpoint_files import CONTRACT, WEIGHTS, read_folder
 from blm.model.errors import UserError
 
 _MUST_HAVE = ("config.json", "tokenizer_config.json", "tokenizer.json")
 
 
-def check_folder(folder: Path, *, with_policy: bool) -> None:
-    """UserError unless the folder holds a multimodal model and, if asked for, the policy on top of it."""
+def check_folder(folder: Path, *, with_policy: bool, with_chat: bool = True) -> None:
+    """UserError unless the folder holds what is to be served: a multimodal model, a policy (on top of it, or one that
+    needs none), or both."""
     if not folder.is_dir():
         raise UserError(f"model folder {folder} does not exist; give the `model` folder of a finished stage2")
+    if with_chat:
+        _check_model(folder)
+    if with_policy:
+        _check_policy(folder, with_chat=with_chat)
+
+
+def _check_model(folder: Path) -> None:
     for name in _MUST_HAVE:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no model folder ({name} is missing); give the `model` folder of a stage2")
@@ -25,15 +33,16 @@ def check_folder(folder: Path, *, with_policy: bool) -> None:
         raise UserError(f"{folder} is a {kind} model; this version serves qwen2_5_vl")
     if not any(file.name != WEIGHTS for file in folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no weights (model.safetensors is missing); copy the model again")
-    if with_policy:
-        _check_policy(folder)
 
 
-def _check_policy(folder: Path) -> None:
+def _check_policy(folder: Path, *, with_chat: bool) -> None:
     try:
-        read_contract(folder)
+        if with_chat:
+            read_contract(folder)
+        else:
+            read_folder(folder)
     except UserError as error:
-        if (folder / CONTRACT).is_file():
+        if (folder / CONTRACT).is_file() or not with_chat:
             raise
         raise UserError(f"{error}; or serve conversation alone with --chat-only") from error
     if not (folder / WEIGHTS).is_file():

@@ -8,9 +8,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, which importlib mode leaves out of the path
 
+from live_server import live_model, live_server  # noqa: F401 - fixtures
+
 from blm.actors.sim.world import WorldConfig
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that ask the running server come last, so that it does not run beside all the others."""
+    items.sort(key=lambda item: "live_server" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
