@@ -8,6 +8,8 @@ blm bench feed        training windows a second, beside lerobot's dataset with a
 blm bench ingest      records a second brought in, beside Hugging Face datasets with a DataLoader; memory of a process
 blm bench rollout     control steps a second, beside ManiSkill's own loop; where the time of an evaluation goes
 blm bench invariance  what it costs that a row's chunk does not depend on the batch it is in
+blm bench serve       answers of the server beside bare `vllm serve`; latency of robots; memory
+blm bench serve-chaos replicas that come, go and are killed, upgrades and overload: requests that failed
 """
 
 import argparse
@@ -21,7 +23,7 @@ from blm.cluster.ray_runtime import set_environment
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """One benchmark: the function `bench_<name>` of `benchmarks/<name>.py`."""
+    """One benchmark: the function `bench_<name>` of `benchmarks/<name>.py`, `_` for `-`."""
 
     options: tuple[str, ...]
     """The options it takes, handed on by these names."""
@@ -46,6 +48,8 @@ BENCHMARKS = {
     ),
     "rollout": Benchmark(options=("seconds", "policy")),
     "invariance": Benchmark(options=("seconds", "policy")),
+    "serve": Benchmark(options=("model", "url", "preset", "device", "parts", "seconds", "rounds")),
+    "serve-chaos": Benchmark(options=("model", "overload_seconds", "chat")),
 }
 """By name, in the order of the list above."""
 
@@ -71,10 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="collect, ingest, feed: Python of the peer's environment (`make bench-peers`; feed: lerobot_env.sh)",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="stage1, stage2: where the model trains (default: cpu)"
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="stage1, stage2, serve: where the model is (default: cpu)",
     )
     parser.add_argument(
-        "--preset", default="tiny", metavar="NAME", help="stage2: whose sizes; `paper` for a GPU (default: tiny)"
+        "--preset", default="tiny", metavar="NAME", help="stage2, serve: whose sizes; `paper` for a GPU (default: tiny)"
     )
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="stage2: steps a side (default: 200)")
     parser.add_argument(
@@ -92,7 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--windows", type=int, default=4096, metavar="N", help="feed: windows a turn (default: 4096)")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="N", help="rollout, invariance: time of a case (default: 10)"
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="rollout, invariance, serve: time of a case (default: 10)",
     )
     parser.add_argument(
         "--policy",
@@ -100,6 +111,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a checkpoint. rollout: also where its time goes (default: left out); invariance: (default: one is made)",
     )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="serve, serve-chaos: the `model` folder of a finished stage2 (default: one is made, untrained)",
+    )
+    parser.add_argument("--url", metavar="URL", help="serve: of a server that runs already (default: one is started)")
+    parser.add_argument(
+        "--parts",
+        default="",
+        metavar="A,B",
+        help="serve: of chat, actions, together, memory (default: all that can be)",
+    )
+    parser.add_argument(
+        "--overload-seconds", type=float, default=60.0, metavar="N", help="serve-chaos: length of it (default: 60)"
+    )
+    parser.add_argument("--chat", action="store_true", help="serve-chaos: replicas with vLLM, which start slowly")
     parser.epilog = __doc__
 
 
@@ -110,6 +138,7 @@ def main(name: str, arguments: argparse.Namespace) -> int:
     asked = {option: getattr(arguments, option) for option in benchmark.options}
     if "peer_python" in asked:
         asked["peer_python"] = asked["peer_python"] or benchmark.peer_python
-    module = importlib.import_module(f"{__package__}.benchmarks.{arguments.what}")
-    print(json.dumps(getattr(module, f"bench_{arguments.what}")(**asked)))
+    name = arguments.what.replace("-", "_")
+    module = importlib.import_module(f"{__package__}.benchmarks.{name}")
+    print(json.dumps(getattr(module, f"bench_{name}")(**asked)))
     return 0

@@ -17,15 +17,12 @@ import numpy as np
 import torch
 
 from blm.model.acting import ActingPolicy
-from blm.model.checkpoint import Contract, write_checkpoint
 from blm.model.diffusion_policy import DiffusionContract, write_diffusion_policy
 from blm.model.embodiments import EMBODIMENTS
-from blm.model.intents import IntentExtractor
 from blm.model.layout import Layout, layout_of
-from blm.model.normalize import EmbodimentStatistics, Quantiles
 from blm.model.predictor import load_policy_for
 from blm.model.types import ActionChunk, Observation
-from blm.pipelines.benchmarks.stage2_data import extractor_options, write_backbone
+from blm.pipelines.benchmarks.serve_checkpoint import make_checkpoint, plausible_statistics
 from blm.pipelines.config import load_config
 
 SIZES = (1, 2, 5, 10, 20, 32)
@@ -121,40 +118,15 @@ def _observations(acting: ActingPolicy[Any]) -> list[Observation]:
 
 def _made(folder: Path) -> dict[str, Path]:
     """Checkpoints of the tiny preset's size with random weights."""
-    config = load_config("tiny")
-    layouts = tuple(layout_of(robot) for robot in EMBODIMENTS)
-    world = config.world
-    shared: dict[str, Any] = {
-        "layouts": layouts,
-        "cameras": world.cameras,
-        "image_px": world.image_px,
-        "statistics": {layout.name: _statistics(layout) for layout in layouts},
-        "provenance": {"made_by": "blm bench invariance"},
-    }
-    backbone = write_backbone(folder / "backbone", config, torch.device("cpu"))
-    options = extractor_options(config)
-    extractor = IntentExtractor(backbone, layer=config.intents.layer, **options)
-    contract = Contract(
-        policy=config.stage2.policy,
-        layer=config.intents.layer,
-        max_text_tokens=extractor.max_text_tokens,
-        intent_width=extractor.width,
-        max_tokens=extractor.length([(world.image_px, world.image_px)] * len(world.cameras)),
-        intents_fingerprint=extractor.fingerprint,
-        intents_precision=options["precision"],
-        **shared,
+    config, layouts = load_config("tiny"), tuple(layout_of(robot) for robot in EMBODIMENTS)
+    baseline = DiffusionContract(
+        policy=config.baseline.policy,
+        vocabulary=("cube", "pick", "pull", "push"),
+        layouts=layouts,
+        cameras=config.world.cameras,
+        image_px=config.world.image_px,
+        statistics={layout.name: plausible_statistics(layout) for layout in layouts},
+        provenance={"made_by": "blm bench invariance"},
     )
-    torch.manual_seed(0)
-    # Gates are zero at first, and would hide what is behind them.
-    weights = {name: w + 0.02 * torch.randn_like(w) for name, w in contract.build_policy().state_dict().items()}
-    write_checkpoint(folder / "ours", backbone, contract, weights)
-    baseline = DiffusionContract(policy=config.baseline.policy, vocabulary=("cube", "pick", "pull", "push"), **shared)
     write_diffusion_policy(folder / "baseline", baseline, baseline.build().state_dict())
-    return {"ours": folder / "ours", "diffusion_policy": folder / "baseline"}
-
-
-def _statistics(layout: Layout) -> EmbodimentStatistics:
-    dims = {"state": layout.state_dim, "action": layout.action_dim}
-    return EmbodimentStatistics(
-        **{what: Quantiles(low=(-1.0,) * count, high=(1.0,) * count) for what, count in dims.items()}
-    )
+    return {"ours": make_checkpoint(folder, "tiny", "cpu"), "diffusion_policy": folder / "baseline"}
