@@ -49,9 +49,10 @@ bench-peers: setup ## environments of the packages that `blm bench` measures bes
 	bash cluster/setup/maniskill_env.sh
 	bash cluster/setup/datasets_env.sh
 
-policy-peers: setup ## vla-eval and openpi's client, with which the tests ask the policy server
+policy-peers: setup ## vla-eval, openpi's client and schemathesis, with which the tests ask the servers
 	bash cluster/setup/openpi_env.sh
 	bash cluster/setup/vla_eval_env.sh
+	bash cluster/setup/schemathesis_env.sh
 
 clean: ## remove caches and build outputs; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -53,6 +53,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             about="one policy over a WebSocket, for other people's evaluations",
             module="policy_server",
         ),
+        Command(
+            name="serve upgrade",
+            about="another model in place of the served one, without a failed request",
+            module="serve_upgrade",
+        ),
+        Command(name="keys", about="make, list and take back the keys of a server"),
     ),
     "The trained model judged": (
         Command(
