@@ -6,7 +6,7 @@ archived. Parts whose inputs are absent are left out.
     blm report --preset tiny
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -69,6 +69,17 @@ def report(config: ReportConfig, context: StageContext) -> dict[str, Any]:
     }
 
 
+def rollout_tiles(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Headline numbers of rollouts, (number, of what): a few cells one by one; many as a whole, and the hardest."""
+    if len(cells) <= 4:
+        return [(f"{c['rate']:.0%}", f"{c['cell']} on {c['episodes']} unseen seeds") for c in cells]
+    episodes, hardest = sum(c["episodes"] for c in cells), min(cells, key=lambda c: c["rate"])
+    return [
+        (f"{sum(c['successes'] for c in cells) / episodes:.1%}", f"of {episodes:,} rollouts of {len(cells)} cells"),
+        (f"{hardest['rate']:.0%}", f"{hardest['cell']}, the hardest cell"),
+    ]
+
+
 def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], evaluate: Path) -> str:
     """What, on which machine, and the run's headline numbers as tiles."""
     machine: dict[str, Any] = next((m["machine"] for m in manifests.values() if "machine" in m), {})
@@ -83,7 +94,7 @@ def lead(context: StageContext, manifests: Mapping[str, Mapping[str, Any]], eval
     if machine:
         gpu = f", {escape(machine['gpu'])}" if machine.get("gpu") else ", no GPU"
         facts.append(f"{escape(machine['cpu'])}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB{gpu}")
-    tiles = [(f"{c['rate']:.0%}", f"{c['cell']} on {c['episodes']} unseen seeds") for c in _own_cells(evaluate)[:4]]
+    tiles = rollout_tiles(_own_cells(evaluate))
     answers = (read_json_if_there(evaluate / "digital.json") or {}).get("categories", [])
     asked = sum(c["n"] for c in answers)
     if asked:

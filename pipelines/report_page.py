@@ -130,7 +130,7 @@ th{text-align:left;font-weight:600;color:var(--soft);font-size:.82rem;vertical-a
 th,td{padding:7px 14px 7px 0;border-bottom:1px solid var(--line)}
 td:last-child,th:last-child{padding-right:0}
 tbody tr:last-child td{border-bottom:0}
-.right{text-align:right}
+.right{text-align:right;white-space:nowrap}
 td small{color:var(--soft);display:block;font-size:.8rem}
 td b{font-size:1.1rem}
 .note,.quiet{color:var(--soft);font-size:.88rem;max-width:80ch}

@@ -80,7 +80,7 @@ def _cells(policies: Sequence[str], rows: Mapping[str, Mapping[str, Row]], compa
     head = ["cell", "success", "95 % interval", "episodes"]
     for policy in others:
         head += [SHORT.get(policy, policy), "its interval", "p of no difference"]
-    head += ["random actions", "paper", "median steps", "failures"]
+    head += ["random actions"] * (RANDOM in rows) + ["paper", "median steps", "failures"]
     lines = []
     for cell, row in rows[OURS].items():
         line: list[object] = [
@@ -93,9 +93,11 @@ def _cells(policies: Sequence[str], rows: Mapping[str, Mapping[str, Row]], compa
             other, test = rows[policy].get(cell), tests.get((policy, cell))
             line += [percent(other["rate"]), _interval(other)] if other else [None, None]
             line.append(f"{test['p']:.2g}" if test else None)
-        random = rows.get(RANDOM, {}).get(cell)
+        if RANDOM in rows:
+            random = rows[RANDOM].get(cell)
+            text = f"{100 * random['rate']:.0f}&thinsp;% of {random['episodes']}" if random else ""
+            line.append(Html(text=text, right=True) if text else None)
         line += [
-            Html(text=f"{100 * random['rate']:.0f}&thinsp;% of {random['episodes']}", right=True) if random else None,
             percent(paper_rate(*cell.split("/"))),
             row.get("median_steps"),
             counts(row.get("failures", {})),

@@ -11,7 +11,7 @@ import pytest
 import report_inputs
 
 from blm.pipelines.paper_tables import DIGITAL, PHYSICAL, ROBOTS, TASKS, paper_rate
-from blm.pipelines.report import ReportConfig, report
+from blm.pipelines.report import ReportConfig, report, rollout_tiles
 from blm.pipelines.workspace import StageContext
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "circle", "line", "path", "polyline", "i"}
@@ -237,3 +237,12 @@ def test_cells_that_the_paper_has_not_have_no_reference() -> None:
     assert paper_rate("panda", "PickCube") == 0.86
     assert paper_rate("panda", "PokeCube") is None
     assert paper_rate("so101", "PickCube") is None
+
+
+def test_many_cells_are_told_as_a_whole_with_the_hardest_beside() -> None:
+    cells = [{"cell": f"panda/{n}", "episodes": 50, "successes": n, "rate": n / 50} for n in (50, 20, 45, 40, 35)]
+    assert [value for value, _ in rollout_tiles(cells[:4])] == ["100%", "40%", "90%", "80%"]
+    (all_of_them, what), (least, where) = rollout_tiles(cells)
+    assert (all_of_them, least) == ("76.0%", "40%")
+    assert "250 rollouts of 5 cells" in what
+    assert "panda/20" in where
