@@ -1,7 +1,7 @@
 """The lower blocks of a multimodal model, wherever its weights are: what an `IntentExtractor` asks for hidden states.
 
 `OwnBlocks` are loaded with transformers, and what lies above block k is cut off. A server borrows those of the model
-that it talks with (`serve/vllm_backbone.py`).
+that it talks with (`serve/engine/vllm_backbone.py`).
 Shapes: B observations, T prompts about them, L tokens of a prompt, I image tokens, d the language model's width.
 """
 

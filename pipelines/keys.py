@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(name: str, arguments: argparse.Namespace) -> int:
     """Do it. UserError for a name that is missing, in use or unknown."""
-    from blm.serve.keys import add_key, read_keys, remove_key
+    from blm.serve.guard.keys import add_key, read_keys, remove_key
 
     file: Path = arguments.file.expanduser()
     if arguments.action == "list":

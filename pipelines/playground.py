@@ -12,7 +12,7 @@ from typing import Any
 from blm.actors.playground import PlaygroundOptions
 from blm.serve.client import PolicyClient
 from blm.serve.config import ServeConfig
-from blm.serve.playground import playground_extra
+from blm.serve.playground.routes import playground_extra
 
 PLAYGROUND = "playground"
 DEADLINE_S = 20.0

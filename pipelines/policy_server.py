@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from blm.model.errors import UserError
 
 if TYPE_CHECKING:
-    from blm.serve.policy_batches import BatchingService
+    from blm.serve.batches.service import BatchingService
     from blm.serve.policy_server import PolicyServerConfig
 
 RANDOM = "random"
@@ -80,11 +80,11 @@ def main(name: str, arguments: argparse.Namespace) -> int:
 
 def configured(arguments: argparse.Namespace) -> "PolicyServerConfig":
     """The server's configuration. UserError for what contradicts itself."""
-    from blm.serve.guard_config import GuardConfig
-    from blm.serve.keys import resolve
-    from blm.serve.policy_batches import BatchConfig
-    from blm.serve.policy_protocols import SessionConfig
+    from blm.serve.batches.service import BatchConfig
+    from blm.serve.guard.config import GuardConfig
+    from blm.serve.guard.keys import resolve
     from blm.serve.policy_server import PolicyServerConfig
+    from blm.serve.sessions.session import SessionConfig
 
     cameras = dict(pair.partition("=")[::2] for pair in arguments.camera)
     if not all(cameras.values()):
@@ -108,8 +108,8 @@ def load_service(arguments: argparse.Namespace, config: "PolicyServerConfig") ->
     from blm.model.description import PolicyDescription, describe_checkpoint
     from blm.model.embodiments import EMBODIMENTS
     from blm.model.layout import layout_of
-    from blm.serve.answers import Answering, InThread
-    from blm.serve.policy_batches import BatchingService
+    from blm.serve.batches.answers import Answering, InThread
+    from blm.serve.batches.service import BatchingService
 
     policy: Answering
     if arguments.policy == RANDOM:

@@ -45,7 +45,7 @@ def serve(arguments: argparse.Namespace) -> int:
     config = configured(arguments)
     folder = arguments.model.expanduser().resolve()
     from blm.serve.checkpoint import check_folder
-    from blm.serve.keys import resolve
+    from blm.serve.guard.keys import resolve
 
     check_folder(folder, with_policy=config.actions.enabled, with_chat=config.chat.enabled)
     config = replace(config, guard=resolve(config.guard, host=config.host))

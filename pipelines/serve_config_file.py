@@ -34,7 +34,7 @@ def application(arguments: Mapping[str, Any]) -> Any:
     """
     from blm.pipelines.serve_start import bound
     from blm.serve.checkpoint import check_folder
-    from blm.serve.keys import resolve
+    from blm.serve.guard.keys import resolve
 
     where = "the application's args"
     if unknown := set(arguments) - {"model", "config"}:

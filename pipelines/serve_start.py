@@ -35,7 +35,7 @@ def prepare(config: ServeConfig, *, joins: bool) -> tuple[Front, dict[str, str]]
 
     UserError for a front that cannot be had.
     """
-    from blm.serve import guard_connection
+    from blm.serve.guard import connection as guard_connection
 
     front = choose(config, joins=joins)
     if joins:

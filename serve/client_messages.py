@@ -1,4 +1,4 @@
-"""Messages of our own protocol as its client writes and reads them; policy_protocols_blm.py is the other side."""
+"""Messages of our own protocol as its client writes and reads them; sessions/blm.py is the other side."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from blm.model.errors import UserError
-from blm.serve.guard_config import GuardConfig
-from blm.serve.logs import LogConfig
-from blm.serve.playground_config import PlaygroundConfig
-from blm.serve.policy_batches import BatchConfig
-from blm.serve.policy_protocols import SessionConfig
+from blm.serve.batches.service import BatchConfig
+from blm.serve.guard.config import GuardConfig
+from blm.serve.observability.logs import LogConfig
+from blm.serve.playground.config import PlaygroundConfig
+from blm.serve.sessions.session import SessionConfig
 
 APPLICATION, MODEL, CONTROL = "blm", "model", "control"
 """Ray Serve's application, and its deployments: whole models, and policies alone."""

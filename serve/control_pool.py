@@ -7,15 +7,15 @@ from typing import Any
 
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
-from blm.serve.logs import log
-from blm.serve.policy_protocols import BusyError
+from blm.serve.observability.logs import log
+from blm.serve.sessions.session import BusyError
 
 PATIENCE_S = 5.0
 """An answer that takes longer is not waited for: the pool has gone to sleep, or is full itself."""
 
 
 class ControlPool:
-    """Has observations computed in `control` replicas; a `Compute` (serve/answers.py).
+    """Has observations computed in `control` replicas; a `Compute` (serve/batches/answers.py).
 
     There may be none of them at the moment. With `wait` an observation then waits for the first one to start;
     otherwise it is refused at once (`BusyError`) while one is being started.

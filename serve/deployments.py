@@ -15,20 +15,20 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
-from blm.serve.answers import Compute
 from blm.serve.autoscaling import PRESSURE, Latencies
+from blm.serve.batches.answers import Compute
+from blm.serve.batches.service import BatchingService
 from blm.serve.config import APPLICATION, CONTROL, MODEL, ServeConfig
 from blm.serve.control_pool import ControlPool
 from blm.serve.drain import when_stopping
-from blm.serve.engine import Engine, Role, execute_steps, start_engine
-from blm.serve.guard import guard
-from blm.serve.logs import log, set_up_logs
-from blm.serve.metrics import Metrics
-from blm.serve.metrics_page import Family, families, metrics_routes
-from blm.serve.observe import observe
-from blm.serve.policy_batches import BatchingService
-from blm.serve.policy_sessions import Sessions
-from blm.serve.web import build_web
+from blm.serve.engine.engine import Engine, Role, execute_steps, start_engine
+from blm.serve.guard.guard import guard
+from blm.serve.observability.logs import log, set_up_logs
+from blm.serve.observability.metrics import Metrics
+from blm.serve.observability.metrics_page import Family, families, metrics_routes
+from blm.serve.observability.observe import observe
+from blm.serve.sessions.sessions import Sessions
+from blm.serve.web.web import build_web
 
 PEERS_S = 2.0
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from blm.serve.logs import log
+from blm.serve.observability.logs import log
 
 LOOK_EVERY_S = 0.25
 SETTLE_S = 3.0

@@ -22,7 +22,7 @@ from typing import Literal
 from blm.model.errors import UserError
 from blm.serve.config import ServeConfig
 from blm.serve.drain import SETTLE_S
-from blm.serve.guard_haproxy import haproxy, write_wrapper
+from blm.serve.guard.haproxy import haproxy, write_wrapper
 
 Front = Literal["haproxy", "ray"]
 CHOICE, PROGRAM = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_BINARY_PATH"

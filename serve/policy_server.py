@@ -1,7 +1,7 @@
 """A plain server of one policy, without Ray: every client on one port, for evaluations and for robots.
 
-The doors are those of policy_routes.py; besides, /health and /healthz answer 200, as vla-eval and openpi ask, once the
-policy is loaded. It listens on this machine alone unless told otherwise, and then it wants keys (guard.py).
+The doors are those of sessions/routes.py; besides, /health and /healthz answer 200, as vla-eval and openpi ask, once
+the policy is loaded. It listens on this machine alone unless told otherwise, and then it wants keys (serve/guard).
 """
 
 import errno
@@ -16,14 +16,14 @@ from starlette.routing import Route
 
 from blm.model.errors import UserError
 from blm.model.wire import MAX_FRAME_BYTES
-from blm.serve.contract import contract_of
-from blm.serve.guard import guard
-from blm.serve.guard_config import GuardConfig
-from blm.serve.guard_connection import connection_class
-from blm.serve.policy_batches import BatchConfig, BatchingService
-from blm.serve.policy_protocols import SessionConfig
-from blm.serve.policy_routes import configure, is_local, websocket_routes
-from blm.serve.policy_sessions import Sessions
+from blm.serve.batches.service import BatchConfig, BatchingService
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.connection import connection_class
+from blm.serve.guard.guard import guard
+from blm.serve.sessions.contract import contract_of
+from blm.serve.sessions.routes import configure, is_local, websocket_routes
+from blm.serve.sessions.session import SessionConfig
+from blm.serve.sessions.sessions import Sessions
 
 MOST_CONNECTIONS = 256
 LEAVE_S = 5

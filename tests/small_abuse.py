@@ -21,14 +21,14 @@ from small_web import PLAIN, SmallEngine
 
 from blm.actors.sim.policies import RandomPolicy
 from blm.model.wire import unpack
+from blm.serve.batches.service import BatchingService
 from blm.serve.config import ServeConfig
-from blm.serve.guard import guard
-from blm.serve.guard_config import GuardConfig
-from blm.serve.guard_connection import connection_class
-from blm.serve.keys import digest
-from blm.serve.policy_batches import BatchingService
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.connection import connection_class
+from blm.serve.guard.guard import guard
+from blm.serve.guard.keys import digest
 from blm.serve.policy_server import open_socket
-from blm.serve.web import build_web
+from blm.serve.web.web import build_web
 
 KEY = "the-key-of-a-robot"
 GOOD = {"Authorization": f"Bearer {KEY}"}

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from blm.serve.guard import guard
-from blm.serve.guard_config import GuardConfig
-from blm.serve.keys import digest
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.guard import guard
+from blm.serve.guard.keys import digest
 
 NEVER = {"type": "never"}
 """In place of a message: it does not come."""

@@ -25,14 +25,14 @@ from blm.actors.sim.policies import CHUNK, chunk_seed
 from blm.model.description import PolicyDescription
 from blm.model.layout import layout_of
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
-from blm.serve.guard import guard
-from blm.serve.guard_config import GuardConfig
-from blm.serve.playground import playground_routes
-from blm.serve.policy_batches import BatchingService
-from blm.serve.policy_protocols import SessionConfig
-from blm.serve.policy_routes import websocket_routes
+from blm.serve.batches.service import BatchingService
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.guard import guard
+from blm.serve.playground.routes import playground_routes
 from blm.serve.policy_server import open_socket
-from blm.serve.policy_sessions import Sessions
+from blm.serve.sessions.routes import websocket_routes
+from blm.serve.sessions.session import SessionConfig
+from blm.serve.sessions.sessions import Sessions
 
 
 def described() -> PolicyDescription:

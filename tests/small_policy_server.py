@@ -12,10 +12,10 @@ from blm.actors.sim.policies import CHUNK, RandomPolicy
 from blm.model.description import PolicyDescription
 from blm.model.layout import layout_of
 from blm.model.types import ActionChunk, Observation, Prefixes
-from blm.serve.answers import InThread
-from blm.serve.policy_batches import BatchConfig, BatchingService
-from blm.serve.policy_protocols import SessionConfig
+from blm.serve.batches.answers import InThread
+from blm.serve.batches.service import BatchConfig, BatchingService
 from blm.serve.policy_server import make_server, open_socket
+from blm.serve.sessions.session import SessionConfig
 
 
 def description_of_random(**changes: Any) -> PolicyDescription:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from small_policy import write_small_policy
 
-from blm.serve.codec import encode_picture
+from blm.serve.web.codec import encode_picture
 
 STATE = [0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 1.0]
 

@@ -21,12 +21,12 @@ from starlette.types import ASGIApp
 from blm.actors.sim.policies import RandomPolicy
 from blm.model.description import PolicyDescription
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
-from blm.serve.answers import InThread
+from blm.serve.batches.answers import InThread
+from blm.serve.batches.service import BatchingService
 from blm.serve.config import ServeConfig
-from blm.serve.policy_batches import BatchingService
 from blm.serve.policy_server import open_socket
-from blm.serve.policy_sessions import Sessions
-from blm.serve.web import build_web
+from blm.serve.sessions.sessions import Sessions
+from blm.serve.web.web import build_web
 
 STATE = [0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 1.0]
 PLAIN: dict[str, Any] = {"embodiment": "panda", "instruction": "push the cube", "state": STATE, "images": {}}

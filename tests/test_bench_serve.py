@@ -35,12 +35,12 @@ from blm.pipelines.benchmarks.serve_people import question, talk
 from blm.pipelines.benchmarks.serve_processes import Memory, flags, free_port, memory_of, started
 from blm.pipelines.benchmarks.serve_robots import act
 from blm.pipelines.cli import main
-from blm.serve.answers import InThread
+from blm.serve.batches.answers import InThread
+from blm.serve.batches.service import BatchingService
 from blm.serve.checkpoint import check_folder
 from blm.serve.client_lines import ServerError
 from blm.serve.config import ServeConfig
-from blm.serve.policy_batches import BatchingService
-from blm.serve.web import build_web
+from blm.serve.web.web import build_web
 
 WAIT_S = 0.05
 """The little chat server thinks for so long before its first word."""

@@ -7,8 +7,8 @@ import pytest
 from small_policy_server import description_of_random
 
 from blm.model.layout import Layout
-from blm.serve.contract import ContractError, check_contract, contract_of, units
-from blm.serve.observations import Reader
+from blm.serve.sessions.contract import ContractError, check_contract, contract_of, units
+from blm.serve.sessions.observations import Reader
 
 TWO = Reader(description=description_of_random(cameras=("front", "wrist"), image_px=112, identity="1a2b"))
 FOREIGN = Layout(

@@ -19,12 +19,12 @@ from blm.model.errors import UserError
 from blm.model.predictor import BlmPolicy
 from blm.model.types import ActionPrefix, ComputeTiming, Observation
 from blm.serve.config import ActionsConfig, ChatConfig, ServeConfig
-from blm.serve.engine import Engine, start_engine
-from blm.serve.engine_options import chat_dtype, engine_environment, engine_options
-from blm.serve.vllm_chat import knows_tools
-from blm.serve.vllm_engine import VllmEngine
-from blm.serve.vllm_messages import pack_answer, pack_question, unpack_answer, unpack_question
-from blm.serve.vllm_worker import REPLICA, PolicyWorker, warm_up
+from blm.serve.engine.engine import Engine, start_engine
+from blm.serve.engine.options import chat_dtype, engine_environment, engine_options
+from blm.serve.engine.vllm_chat import knows_tools
+from blm.serve.engine.vllm_engine import VllmEngine
+from blm.serve.engine.vllm_messages import pack_answer, pack_question, unpack_answer, unpack_question
+from blm.serve.engine.vllm_worker import REPLICA, PolicyWorker, warm_up
 
 SEEDS = [7, 2**62, 0]
 
@@ -180,7 +180,7 @@ def test_a_question_to_an_engine_that_died_does_not_wait_forever():
 
 ENGINE = """
 import subprocess, sys
-worker = subprocess.Popen([sys.executable, "-c", "import blm.serve.vllm_worker, time; time.sleep(60)"])
+worker = subprocess.Popen([sys.executable, "-c", "import blm.serve.engine.vllm_worker, time; time.sleep(60)"])
 print(worker.pid, flush=True)
 worker.wait()
 """
@@ -244,7 +244,7 @@ def test_tools_are_offered_where_the_chat_template_knows_them(tiny_mllm, tmp_pat
 
 def test_the_options_of_vllm_are_known_without_vllm_and_ray():
     code = (
-        "import sys, blm.serve.engine, blm.serve.engine_options, blm.serve.vllm_worker;"
+        "import sys, blm.serve.engine.engine, blm.serve.engine.options, blm.serve.engine.vllm_worker;"
         "print([name for name in ('ray', 'vllm', 'torch', 'transformers') if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

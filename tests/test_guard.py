@@ -8,9 +8,9 @@ import pytest
 from small_guard import BEARER, KEY, KEYS, NEVER, OTHER, Reply, ask, guarded, run
 
 from blm.model.errors import UserError
-from blm.serve.guard import guard
-from blm.serve.guard_config import GuardConfig
-from blm.serve.logs import REQUEST_ID
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.guard import guard
+from blm.serve.observability.logs import REQUEST_ID
 
 
 def reply_to(app: Any, path: str, body: Any = None, **how: Any) -> Reply:

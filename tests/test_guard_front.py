@@ -18,10 +18,10 @@ from small_abuse import GOOD, LIMITS, Victim, dribble, frame, rest, victim
 from small_guard import small_app
 from websockets.sync.client import connect
 
-from blm.serve import guard_connection
-from blm.serve.guard import guard
-from blm.serve.guard_config import GuardConfig
-from blm.serve.guard_haproxy import haproxy, mend, write_wrapper
+from blm.serve.guard import connection as guard_connection
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.guard import guard
+from blm.serve.guard.haproxy import haproxy, mend, write_wrapper
 
 LATE_S = 3.0
 

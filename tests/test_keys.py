@@ -8,8 +8,8 @@ import pytest
 
 from blm.model.errors import UserError
 from blm.pipelines import keys as command
-from blm.serve.guard_config import GuardConfig
-from blm.serve.keys import KeyRing, add_key, digest, is_loopback, read_keys, remove_key, resolve
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.keys import KeyRing, add_key, digest, is_loopback, read_keys, remove_key, resolve
 
 
 def test_a_key_is_told_once_and_kept_as_its_digest(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_an_empty_file_opens_nothing(tmp_path: Path) -> None:
 
 
 def test_a_running_server_follows_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blm.serve.keys.RELOAD_S", 0.0)
+    monkeypatch.setattr("blm.serve.guard.keys.RELOAD_S", 0.0)
     file = tmp_path / "keys.txt"
     key = add_key(file, "robot")
     ring = KeyRing(resolve(GuardConfig(key_file=file), host="0.0.0.0", environment={}))

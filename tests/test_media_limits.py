@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blm.serve.guard_config import GuardConfig, MediaConfig
-from blm.serve.guard_errors import RefusedError
-from blm.serve.media_limits import check_conversation
+from blm.serve.guard.config import GuardConfig, MediaConfig
+from blm.serve.guard.errors import RefusedError
+from blm.serve.guard.media_limits import check_conversation
 
 
 def uri(data: bytes, kind: str = "image/png") -> str:

@@ -24,11 +24,11 @@ from starlette.websockets import WebSocket
 
 from blm.actors.sim.policies import RandomPolicy
 from blm.model.types import ComputeTiming
-from blm.serve import logs
-from blm.serve.metrics import MOST_REASONS, Metrics
-from blm.serve.metrics_page import Family, families, gather, metrics_routes, page
-from blm.serve.observe import observe
-from blm.serve.policy_batches import BatchConfig, BatchingService
+from blm.serve.batches.service import BatchConfig, BatchingService
+from blm.serve.observability import logs
+from blm.serve.observability.metrics import MOST_REASONS, Metrics
+from blm.serve.observability.metrics_page import Family, families, gather, metrics_routes, page
+from blm.serve.observability.observe import observe
 
 ROOT = Path(__file__).parent.parent
 GRAFANA = ROOT / "cluster/grafana"

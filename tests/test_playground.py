@@ -26,7 +26,7 @@ from blm.actors.sim.policies import PolicyError, RandomPolicy
 from blm.actors.sim.runner import RolloutRunner
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, Observation
-from blm.serve.playground import SCRIPTS, STATIC, playground_routes
+from blm.serve.playground.routes import SCRIPTS, STATIC, playground_routes
 
 QUICK = PlaygroundOptions(speed=0, display_px=64, steps_a_frame=10, visitors=2, trained=("panda/PushCube",))
 

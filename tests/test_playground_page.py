@@ -8,8 +8,8 @@ from small_playground import PlaygroundServer, Replayed, described, playing
 from small_rollouts import FIRST
 
 from blm.actors.playground import PlaygroundOptions
-from blm.serve.guard_config import GuardConfig
-from blm.serve.keys import digest
+from blm.serve.guard.config import GuardConfig
+from blm.serve.guard.keys import digest
 
 CHROMIUM = find_chromium()
 pytestmark = [pytest.mark.sim, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt install chromium)")]

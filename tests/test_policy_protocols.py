@@ -13,12 +13,12 @@ from blm.actors.sim.policies import RandomPolicy
 from blm.model.description import PolicyDescription, description_from_wire
 from blm.model.types import ActionChunk, Observation, Prefixes
 from blm.model.wire import pack, unpack
-from blm.serve.answers import Answer, InThread, Timing
-from blm.serve.metrics import Metrics
-from blm.serve.policy_batches import BatchingService
-from blm.serve.policy_protocols import HungUpError, PolicyService, SessionConfig
-from blm.serve.policy_protocols_vla_eval import envelope
-from blm.serve.policy_sessions import Sessions
+from blm.serve.batches.answers import Answer, InThread, Timing
+from blm.serve.batches.service import BatchingService
+from blm.serve.observability.metrics import Metrics
+from blm.serve.sessions.session import HungUpError, PolicyService, SessionConfig
+from blm.serve.sessions.sessions import Sessions
+from blm.serve.sessions.vla_eval import envelope
 
 QUICK = SessionConfig(grace_s=0.05)
 CAMERAS = ("front", "wrist")

@@ -17,9 +17,9 @@ from blm.actors.sim.policies import RandomPolicy
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 from blm.pipelines import cli
-from blm.serve.answers import InThread
-from blm.serve.policy_batches import BatchConfig, BatchingService
-from blm.serve.policy_protocols import BusyError, SessionConfig
+from blm.serve.batches.answers import InThread
+from blm.serve.batches.service import BatchConfig, BatchingService
+from blm.serve.sessions.session import BusyError, SessionConfig
 
 QUICK = SessionConfig(grace_s=0.05)
 

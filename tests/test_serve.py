@@ -17,10 +17,10 @@ from blm.model.errors import UserError
 from blm.pipelines import cli
 from blm.pipelines.serve_start import why_not
 from blm.serve.checkpoint import check_folder
-from blm.serve.codec import decode_picture, encode_picture
-from blm.serve.observations import Reader
-from blm.serve.schema import ActionRequest, error_object, explain
-from blm.serve.web_actions import from_json
+from blm.serve.sessions.observations import Reader
+from blm.serve.web.actions import from_json
+from blm.serve.web.codec import decode_picture, encode_picture
+from blm.serve.web.schema import ActionRequest, error_object, explain
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from blm.pipelines.serve_start import logical_cpus
 from blm.serve import front
 from blm.serve.checkpoint import check_folder
 from blm.serve.config import ActionsConfig, ChatConfig, ReplicasConfig, ServeConfig
-from blm.serve.guard_config import GuardConfig
-from blm.serve.policy_protocols import SessionConfig
+from blm.serve.guard.config import GuardConfig
+from blm.serve.sessions.session import SessionConfig
 
 MANIFEST = Path(__file__).parent.parent / "cluster" / "serve" / "rayservice.yaml"
 UNUSUAL = ServeConfig(

@@ -13,7 +13,7 @@ import pytest
 from small_server import MESSAGES, STATE, Server, action_request, picture
 
 from blm.model.types import Observation
-from blm.serve.codec import encode_picture
+from blm.serve.web.codec import encode_picture
 
 ROOT = Path(__file__).parent.parent
 GOOD = action_request()["images"]

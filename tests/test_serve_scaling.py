@@ -23,7 +23,7 @@ from blm.serve import drain
 from blm.serve.autoscaling import PRESSURE, WINDOW_S, Latencies, autoscaling, replicas_wanted
 from blm.serve.config import ReplicasConfig
 from blm.serve.control_pool import ControlPool
-from blm.serve.policy_protocols import BusyError
+from blm.serve.sessions.session import BusyError
 
 TIMING = ComputeTiming(preprocess_ms=1.0, mllm_ms=2.0, denoise_ms=3.0)
 

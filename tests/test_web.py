@@ -19,9 +19,9 @@ from websockets.sync.client import connect
 from blm.actors.remote.references import open_remote
 from blm.actors.sim.policies import RandomPolicy
 from blm.model.wire import pack, unpack
-from blm.serve.codec import encode_picture
+from blm.serve.batches.service import BatchConfig
 from blm.serve.config import ServeConfig
-from blm.serve.policy_batches import BatchConfig
+from blm.serve.web.codec import encode_picture
 
 PARTS = {"queue_ms", "preprocess_ms", "mllm_ms", "denoise_ms", "total_ms", "batch"}
 

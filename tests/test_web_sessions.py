@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from blm.actors.sim.policies import RandomPolicy
 from blm.model.wire import pack, unpack
-from blm.serve.policy_protocols_vla_eval import envelope
+from blm.serve.sessions.vla_eval import envelope
 
 
 def test_a_server_that_stops_lets_episodes_end_and_takes_no_new_ones() -> None:

@@ -30,10 +30,10 @@ from blm.model.errors import UserError
 from blm.model.lower_blocks import OwnBlocks
 from blm.model.predictor import BlmPolicy
 from blm.model.types import Observation
-from blm.serve.codec import encode_picture
 from blm.serve.config import ChatConfig
-from blm.serve.engine_options import engine_options
-from blm.serve.vllm_worker import load, warm_up
+from blm.serve.engine.options import engine_options
+from blm.serve.engine.vllm_worker import load, warm_up
+from blm.serve.web.codec import encode_picture
 
 
 def observations(contract: Any, count: int) -> list[Observation]:

@@ -164,7 +164,7 @@ class _Started:
 
     @contextmanager
     def _bare(self) -> Iterator[Served]:
-        from blm.serve.engine_options import engine_environment, engine_options
+        from blm.serve.engine.options import engine_environment, engine_options
 
         chat = build(ServeConfig, self._config, where="the benchmark's configuration").chat
         environment = {**engine_environment(self._device), **self._environment}

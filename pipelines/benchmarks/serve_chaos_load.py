@@ -18,7 +18,7 @@ from typing import Any
 from blm.pipelines.benchmarks.serve_http import KEY, connect, headers, read
 from blm.pipelines.benchmarks.serve_robots import ROBOTS, Robot, observations
 from blm.serve.client import PolicyClient
-from blm.serve.codec import encode_picture
+from blm.serve.web.codec import encode_picture
 
 OK = "ok"
 FULL = ("429", "503")

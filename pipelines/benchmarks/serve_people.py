@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from blm.pipelines.benchmarks.serve_http import connect, headers, read
-from blm.serve.codec import encode_picture
 from blm.serve.config import SERVED_NAME
+from blm.serve.web.codec import encode_picture
 
 QUESTION = "Where is the cube?"
 

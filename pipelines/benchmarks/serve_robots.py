@@ -15,7 +15,7 @@ from blm.model.description import PolicyDescription
 from blm.model.types import Observation
 from blm.pipelines.benchmarks.serve_http import KEY, TIMEOUT_S, connect, headers, read
 from blm.serve.client import PolicyClient
-from blm.serve.codec import encode_picture
+from blm.serve.web.codec import encode_picture
 
 WARM = 3
 """Requests of each robot before the clock starts."""
