@@ -22,6 +22,9 @@ DATA = (
     "pipelines/datasets/*.json",
     "cluster/*.yaml",
     "cluster/setup/*",
+    "cluster/grafana/*",
+    "cluster/serve/*",
+    "serve/static/*",
 )
 
 
