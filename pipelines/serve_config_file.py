@@ -29,8 +29,8 @@ HEADER = """\
 def application(arguments: Mapping[str, Any]) -> Any:
     """The bound application; called by Ray Serve.
 
-    arguments: `model`, the folder of a checkpoint; `config`, options of `blm.serve.config`; perhaps `device`, by
-    default a GPU if the configuration asks for one. UserError for what is none.
+    arguments: `model`, the folder of a checkpoint; `config`, options of `blm.serve.config`, `device` among them.
+    UserError for what is none.
     """
     from blm.pipelines.serve_start import bound
     from blm.serve.checkpoint import check_folder

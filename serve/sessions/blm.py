@@ -26,6 +26,7 @@ from blm.model.errors import UserError
 from blm.model.types import Observation, Prefixes
 from blm.model.wire import pack
 from blm.serve.batches.answers import Answer
+from blm.serve.client_messages import VERSION
 from blm.serve.sessions.contract import check_contract
 from blm.serve.sessions.observations import check_rows, read_prefix, read_seed
 from blm.serve.sessions.session import (
@@ -39,7 +40,6 @@ from blm.serve.sessions.session import (
     read,
 )
 
-VERSION = 1
 MOST_OBSERVATIONS = 256
 """In one message."""
 
