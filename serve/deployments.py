@@ -21,7 +21,7 @@ from blm.serve.batches.service import BatchingService
 from blm.serve.config import APPLICATION, CONTROL, MODEL, ServeConfig
 from blm.serve.control_pool import ControlPool
 from blm.serve.drain import when_stopping
-from blm.serve.engine.engine import Engine, Role, execute_steps, start_engine
+from blm.serve.engine.engine import Engine, Role, describe_served, start_engine
 from blm.serve.guard.guard import guard
 from blm.serve.observability.logs import log, set_up_logs
 from blm.serve.observability.metrics import Metrics
@@ -63,33 +63,16 @@ def role_of(config: ServeConfig) -> Role:
     return "unified" if config.actions.enabled and not config.actions.apart else "chat"
 
 
-class Model:
-    """A replica of the whole model, and the web application in front of it."""
+class Replica:
+    """What both kinds are: an engine with its numbers, and answers to what Ray Serve asks of a replica."""
 
-    async def __init__(  # type: ignore[misc] # Ray Serve awaits it
-        self, folder: str, config: ServeConfig, device: str, extras: Sequence[Extra] = (), control: Any = None
-    ) -> None:
-        """control: handle of the deployment of that name, if there is one."""
+    async def _start(self, folder: str, config: ServeConfig, device: str, *, role: Role, latency_ms: float) -> None:
+        """Load the model. latency_ms: what the pool's actions are meant to stay below."""
         replica = _name()
         set_up_logs(config.logs, replica=replica)
-        role = role_of(config)
-        self._latencies = Latencies(config.model.latency_ms)
+        self._latencies = Latencies(latency_ms)
         self._metrics = MeasuredMetrics(self._latencies, replica=replica, role=role)
         self._engine = await start_engine(Path(folder), config, device=device, role=role)
-        service = make_service(Path(folder), config, self._engine, control, self._metrics)
-        self._sessions = Sessions()
-        routes = [route for extra in extras for route in extra.routes(extra.worker)]
-        if config.metrics:
-            routes += metrics_routes(self._metrics, _peers([MODEL] + [CONTROL] * config.has_control))
-        web = build_web(self._engine, service, config, routes, sessions=self._sessions, metrics=self._metrics)
-        guarded = guard(web, config.guard, refused=self._metrics.refused, echo_request_id=False)
-        self._app: ASGIApp = observe(guarded, self._metrics, requests=config.logs.requests)
-        self._leaving = asyncio.create_task(when_stopping(lambda: self._sessions.drain(config.drain_s)))
-        log("ready", model=folder, **self._engine.facts)
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """The web application of this replica."""
-        return self._app
 
     async def check_health(self) -> None:
         """Asked by Ray Serve every few seconds; a replica that raises is replaced."""
@@ -108,15 +91,35 @@ class Model:
             await self._engine.close()
 
 
-class Control:
+class Model(Replica):
+    """A replica of the whole model, and the web application in front of it."""
+
+    async def __init__(  # type: ignore[misc] # Ray Serve awaits it
+        self, folder: str, config: ServeConfig, device: str, extras: Sequence[Extra] = (), control: Any = None
+    ) -> None:
+        """control: handle of the deployment of that name, if there is one."""
+        await self._start(folder, config, device, role=role_of(config), latency_ms=config.model.latency_ms)
+        service = make_service(Path(folder), config, self._engine, control, self._metrics)
+        self._sessions = Sessions()
+        routes = [route for extra in extras for route in extra.routes(extra.worker)]
+        if config.metrics:
+            routes += metrics_routes(self._metrics, _peers([MODEL] + [CONTROL] * config.has_control))
+        web = build_web(self._engine, service, config, routes, sessions=self._sessions, metrics=self._metrics)
+        guarded = guard(web, config.guard, refused=self._metrics.refused, echo_request_id=False)
+        self._app: ASGIApp = observe(guarded, self._metrics, requests=config.logs.requests)
+        self._leaving = asyncio.create_task(when_stopping(lambda: self._sessions.drain(config.drain_s)))
+        log("ready", model=folder, **self._engine.facts)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The web application of this replica."""
+        return self._app
+
+
+class Control(Replica):
     """A replica of the policy alone."""
 
     async def __init__(self, folder: str, config: ServeConfig, device: str) -> None:  # type: ignore[misc]
-        replica = _name()
-        set_up_logs(config.logs, replica=replica)
-        self._latencies = Latencies(config.control.latency_ms)
-        self._metrics = MeasuredMetrics(self._latencies, replica=replica, role="control")
-        self._engine = await start_engine(Path(folder), config, device=device, role="control")
+        await self._start(folder, config, device, role="control", latency_ms=config.control.latency_ms)
         assert self._engine.description is not None, "a control engine without a policy"
         self._service = BatchingService(
             self._engine.compute, self._engine.description, config.batches, metrics=self._metrics
@@ -137,29 +140,12 @@ class Control:
         """Answers once the policy is loaded."""
         return True
 
-    async def check_health(self) -> None:
-        """As `Model.check_health`."""
-        await self._engine.check()
-
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """As `Model.record_autoscaling_stats`."""
-        return {PRESSURE: self._latencies.pressure()}
-
-    async def metrics(self) -> list[Family]:
-        """As `Model.metrics`."""
-        return families(self._metrics)
-
-    async def __del__(self) -> None:
-        if hasattr(self, "_engine"):
-            await self._engine.close()
-
 
 def make_service(
     folder: Path, config: ServeConfig, engine: Engine, control: Any, metrics: Metrics
 ) -> BatchingService | None:
     """The batches of observations of an ingress replica; None for conversation alone."""
     from blm.model.checkpoint_files import read_folder
-    from blm.model.description import describe_checkpoint
 
     if not config.actions.enabled:
         return None
@@ -171,8 +157,7 @@ def make_service(
     elif control is not None:
         overflow = ControlPool(control, wait=False)
     if description is None:
-        contract = read_folder(folder)
-        description = describe_checkpoint(contract, execute_steps(contract))
+        description = describe_served(read_folder(folder))
     return BatchingService(compute, description, config.batches, overflow=overflow, metrics=metrics)
 
 

@@ -104,9 +104,12 @@ def _load_local(folder: Path, config: ServeConfig, device: str) -> LocalEngine:
 
     contract: dict[str, Any] = read_folder(folder)
     policy = load_policy_for(folder, device=device, dtype=getattr(torch, config.actions.dtype))
-    return LocalEngine(policy, describe_checkpoint(contract, execute_steps(contract)))
+    return LocalEngine(policy, describe_served(contract))
 
 
-def execute_steps(contract: dict[str, Any]) -> int:
-    """Actions of a chunk that a client which takes single ones gets before the next look."""
-    return min(EXECUTE_STEPS, int(contract["policy"]["chunk"]))
+def describe_served(contract: dict[str, Any]) -> PolicyDescription:
+    """The description under which a checkpoint is served; contract: what `checkpoint_files.read_folder` returns.
+
+    A client that takes single actions gets EXECUTE_STEPS of a chunk before the next look, or all of a shorter one.
+    """
+    return describe_checkpoint(contract, min(EXECUTE_STEPS, int(contract["policy"]["chunk"])))

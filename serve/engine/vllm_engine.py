@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from blm.model.description import PolicyDescription, describe_checkpoint
+from blm.model.description import PolicyDescription
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 from blm.serve.config import ServeConfig
-from blm.serve.engine.engine import execute_steps
+from blm.serve.engine.engine import describe_served
 from blm.serve.engine.vllm_messages import pack_question, unpack_answer
 from blm.serve.observability.logs import log
 
@@ -75,7 +75,7 @@ async def start_vllm(folder: Path, config: ServeConfig, *, device: str, with_pol
         if sharing == "refused":
             raise UserError(why)
         log("engine", sharing=sharing, why=why)
-        description = describe_checkpoint(contract, execute_steps(contract))
+        description = describe_served(contract)
         return VllmEngine(engine, chat, description, {"role": "unified", "sharing": sharing})
     except BaseException:
         engine.shutdown()
