@@ -19,6 +19,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from blm.actors.broker import RESTARTS, Broker, EngineDied, Load
 from blm.actors.pool import brief
 from blm.actors.sim.policies import Inference, PolicyError, PolicyTimeoutError
+from blm.cluster import nodes
+from blm.cluster.asks import Ask, asked
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, Observation, Prefixes
 
@@ -51,13 +53,19 @@ class RayEngine:
         self._actor: ActorHandle | None = None
 
     async def renew(self) -> None:
-        """End the process, if there is one, and load the policy in another. Raises what loading raises."""
-        self.stop()
-        self._actor = ray.remote(PolicyProcess).options(**self._options).remote()
-        try:
-            await self._actor.load.remote(self._make_policy)
-        except RayTaskError as error:
-            raise error.cause from None
+        """End the process, if there is one, and load the policy in another. Raises what loading raises; one that dies
+        meanwhile is followed by another, a few times."""
+        for attempt in range(RESTARTS + 1):
+            self.stop()
+            self._actor = ray.remote(PolicyProcess).options(**self._options).remote()
+            try:
+                await self._actor.load.remote(self._make_policy)
+                return
+            except RayTaskError as error:
+                raise error.cause from None
+            except (RayActorError, OutOfMemoryError):
+                if attempt == RESTARTS:
+                    raise
 
     def stop(self) -> None:
         """End the process."""
@@ -86,10 +94,8 @@ class ServingOptions:
 
     processes: int = 1
     """Processes that have it, each of them whole."""
-    num_gpus: float = 0
-    """GPUs of each."""
-    num_cpus: float = 0
-    """CPUs of each, as Ray counts them. None by default: while the policy computes, the rollouts that asked wait."""
+    ask: Ask = asked("evaluate", "policy", device="cpu")  # noqa: RUF009 - frozen, so it may be shared
+    """What each asks of which kind of node. No CPUs beside the rollouts: while it computes, those that asked wait."""
     merge: int = 0
     """Most observations of several requests in one pass; 0: each request by itself."""
     wait_s: float = 0.0
@@ -101,9 +107,11 @@ class ServingOptions:
 class PolicyServer:
     """Plain object; `ray.remote` turns it into the asyncio actor that rollouts talk to."""
 
-    def __init__(self, make_policy: Callable[[], Inference], options: ServingOptions) -> None:
-        resources = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
-        self._engines = [RayEngine(make_policy, resources) for _ in range(options.processes)]
+    def __init__(
+        self, make_policy: Callable[[], Inference], options: ServingOptions, placement: dict[str, Any]
+    ) -> None:
+        """placement: Ray's options of the policy's processes."""
+        self._engines = [RayEngine(make_policy, placement) for _ in range(options.processes)]
         self._broker = Broker(self._engines, merge=options.merge, wait_s=options.wait_s, limit_s=options.limit_s)
         self._loading: asyncio.Task[None] | None = None
 
@@ -171,10 +179,14 @@ def start_policy(
     name: str, make_policy: Callable[[], Inference], options: ServingOptions | None = None
 ) -> RemotePolicy:
     """A policy in new actors, loaded. Raises the UserError that loading raised."""
+    options = options or ServingOptions()
     actor = ray.remote(PolicyServer).options(
-        num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, max_concurrency=1000
+        **nodes.options(asked("evaluate", "queue")),
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+        max_concurrency=1000,
     )
-    policy = RemotePolicy(name, actor.remote(make_policy, options or ServingOptions()))
+    policy = RemotePolicy(name, actor.remote(make_policy, options, nodes.options(options.ask)))
     try:
         ray.get(policy._server.ready.remote())
     except RayTaskError as error:

@@ -12,6 +12,7 @@ from blm.actors.leases import Progress
 from blm.actors.sim.outcome import EpisodeResult, EpisodeTiming, RolloutConfig, RolloutItem
 from blm.actors.sim.policies import Policy
 from blm.actors.sim.world import Cell, WorldConfig
+from blm.cluster import depot
 from blm.model.types import ActionChunk, Observation, Prefixes
 
 if TYPE_CHECKING:  # the driver, which has no simulator, imports this
@@ -142,7 +143,9 @@ class RolloutWorker:
         for one in runner.advance():
             item = self._aboard.pop(by_name[one.result.cell, one.result.seed])
             if item.keep is not None and one.episode is not None:
-                write_episodes(episode_file(item.keep, item.seed), [one.episode])
+                path = depot.place(episode_file(item.keep, item.seed))
+                write_episodes(path, [one.episode])
+                depot.keep(path)
             done.append((item, (one.result, one.timing)))
         return done
 
@@ -153,10 +156,12 @@ class RolloutWorker:
         from blm.actors.sim.video import HOLD_S, frames, held, write_video
 
         with self._watchdog.guard(f"video {item.out.name}", VIDEO_LIMIT_S):
-            (episode,) = read_episodes(item.episode)
+            (episode,) = read_episodes(depot.here(item.episode))
             env = CellEnv(item.cell, cameras=(item.camera,), image_px=item.image_px, geometry=self._world.geometry)
             try:
                 pictures = held(frames(env, episode, item.camera), round(HOLD_S * episode.control_hz))
-                write_video(item.out, pictures, fps=episode.control_hz)
+                out = depot.place(item.out)
+                write_video(out, pictures, fps=episode.control_hz)
+                depot.keep(out)
             finally:
                 env.close()

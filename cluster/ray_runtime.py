@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blm.cluster import joining
 from blm.model.errors import UserError
 
 ENVIRONMENT = {
@@ -25,6 +26,8 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # every train.report waits for this poll; the default is 2 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a training worker twice
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # for so long a lost node's place is waited for; the default is 60
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU keep CUDA_VISIBLE_DEVICES as it is
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -44,6 +47,8 @@ LOCAL_ENVIRONMENT = {
 }
 """Settings for a cluster that we start; one that runs already has its own."""
 
+WARNING_START = 80
+"""Warnings of Ray that agree in so many characters are one."""
 PROGRESS = re.compile(r"\[[a-z][a-z0-9_]*\] ")
 """How a line of progress begins, in the driver and in workers."""
 
@@ -55,16 +60,13 @@ def connect(
     resources.
 
     num_cpus, num_gpus: what a local Ray offers; logical, so more than the machine has is allowed. Ignored when
-    joining. address: also taken from RAY_ADDRESS, which Ray sets for submitted jobs. Connecting twice is harmless.
-    Raises UserError for an address that cannot be reached, and for Ray Client addresses.
+    joining. address: `auto`, `local` or HOST:PORT; also taken from RAY_ADDRESS, which Ray sets for submitted jobs.
+    Connecting twice is harmless. Raises UserError for an address that cannot be reached, and for Ray Client addresses.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
-    if address and address.startswith("ray://"):
-        raise UserError(
-            f"address {address} is a Ray Client address, behind which Ray Train and Ray Data drivers do not work; "
-            "run blm on a machine of the cluster with --address auto, or send it there: ray job submit -- blm run ..."
-        )
     local = address in (None, "local")
+    if not local:
+        joining.check_address(str(address))
     set_environment(LOCAL_ENVIRONMENT if local else {})
     warnings.filterwarnings("ignore", module=r"ray\..*")
     import ray
@@ -84,7 +86,7 @@ def connect(
                     **common,
                 )
         else:
-            _join(str(address), common)
+            joining.join(str(address), ENVIRONMENT, common)
     return ray.cluster_resources()
 
 
@@ -108,34 +110,24 @@ def set_environment(more: Mapping[str, str] | None = None) -> None:
         os.environ.setdefault(name, value)
 
 
-def _join(address: str, common: dict[str, Any]) -> None:
-    """Join a running cluster and give its workers the same settings."""
-    import ray
-
-    environment = {name: os.environ[name] for name in ENVIRONMENT}
-    try:
-        ray.init(address=address, runtime_env={"env_vars": environment}, **common)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"no Ray cluster can be joined at {address} ({reason}); start one with "
-            "`ray start --head`, or leave --address out"
-        ) from error
-
-
 def _show_only_progress() -> None:
-    """Of what worker processes and Ray's daemons say, show the driver's reader progress and short warnings.
+    """Of what worker processes and Ray's daemons say, show the driver's reader progress and short warnings, each once.
 
     Ray has no public hook for it. Tracebacks are left out: an exception reaches the driver by itself.
     """
     from ray._private import worker
+
+    warned: set[str] = set()
 
     def show(batch: dict[str, Any], ignore_prefix: bool = False) -> None:
         for line in batch["lines"]:
             if PROGRESS.match(line):
                 print(line, flush=True)
             elif batch.get("pid") == "raylet" and "ip" not in batch and "Traceback" not in line:  # no log file's line
-                print(f"[ray] {line.splitlines()[0][:300]}", flush=True)
+                warning = line.splitlines()[0]
+                if warning[:WARNING_START] not in warned:  # a lost actor is asked again, and told of, every second
+                    warned.add(warning[:WARNING_START])
+                    print(f"[ray] {warning[:300]}", flush=True)
 
     if hasattr(worker, "print_to_stdstream"):  # another Ray keeps its own way of forwarding
         worker.print_to_stdstream = show

@@ -11,11 +11,11 @@ nothing of the multimodal model. Left out by default (`baseline.steps: 0`), sinc
     blm baseline --preset tiny --set baseline.steps=4000
 """
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blm.cluster import depot
 from blm.model.diffusion_options import DiffusionPolicyConfig
 from blm.model.errors import UserError
 from blm.model.options import Precision
@@ -119,11 +119,11 @@ def baseline(config: BaselineConfig, context: StageContext) -> dict[str, Any]:
         workers.fit(loop.train, loop_configs[0], context.out, resources)
     else:
         context.progress(f"{len(models)} models, one a {config.per}")
-        fan_out(loop.run, loop_configs, resources)
-    metrics = {scope.name: read_json(_folder(context, scope) / METRICS) for scope in models}
+        fan_out(loop.run, loop_configs, context.out, resources)
+    metrics = {scope.name: read_json(depot.here(_folder(context, scope) / METRICS)) for scope in models}
     write_json(context.out / "metrics.json", {"models": metrics} | next(iter(metrics.values())))
     write_models(context.out, models)
-    shutil.rmtree(pictures, ignore_errors=True)
+    depot.drop(pictures)
     return _summary(context, metrics)
 
 

@@ -8,6 +8,7 @@ blm bench feed        training windows a second, beside lerobot's dataset with a
 blm bench ingest      records a second brought in, beside Hugging Face datasets with a DataLoader; memory of a process
 blm bench rollout     control steps a second, beside ManiSkill's own loop; where the time of an evaluation goes
 blm bench invariance  what it costs that a row's chunk does not depend on the batch it is in
+blm bench scaling     what a second process brings for data, rollouts and control
 blm bench serve       answers of the server beside bare `vllm serve`; latency of robots; memory
 blm bench serve-chaos replicas that come, go and are killed, upgrades and overload: requests that failed
 """
@@ -48,6 +49,7 @@ BENCHMARKS = {
     ),
     "rollout": Benchmark(options=("seconds", "policy")),
     "invariance": Benchmark(options=("seconds", "policy")),
+    "scaling": Benchmark(options=("seconds", "rounds", "preset")),
     "serve": Benchmark(options=("model", "url", "preset", "device", "parts", "seconds", "rounds")),
     "serve-chaos": Benchmark(options=("model", "overload_seconds", "chat")),
 }
@@ -81,7 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stage1, stage2, serve: where the model is (default: cpu)",
     )
     parser.add_argument(
-        "--preset", default="tiny", metavar="NAME", help="stage2, serve: whose sizes; `paper` for a GPU (default: tiny)"
+        "--preset",
+        default="tiny",
+        metavar="NAME",
+        help="stage2, scaling, serve: whose sizes; `paper` for a GPU (default: tiny)",
     )
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="stage2: steps a side (default: 200)")
     parser.add_argument(
@@ -103,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar="N",
-        help="rollout, invariance, serve: time of a case (default: 10)",
+        help="rollout, invariance, scaling, serve: time of a case (default: 10)",
     )
     parser.add_argument(
         "--policy",

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NoReturn
 
 from blm.model.errors import UserError
@@ -41,7 +42,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             module="ablation.command",
         ),
         Command(
-            name="status", about="which stages of a run are finished, when, and how long they took", module="cli_status"
+            name="status",
+            about="how far a run is: stages, progress, rate, time left, nodes, last words",
+            module="cli_status",
+        ),
+        Command(
+            name="plan",
+            about="how long a run takes on some nodes, what it costs, what it waits for",
+            module="planning.command",
         ),
         Command(name="presets", about="the configurations that ship with blm", module="cli_status"),
     ),
@@ -108,6 +116,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             module="doctor",
         ),
         Command(name="assets", about="the robots' official descriptions: which are here; fetch them", module="assets"),
+        Command(
+            name="chaos",
+            about="the whole pipeline while its processes are killed, beside an undisturbed run",
+            module="chaos.command",
+        ),
         Command(name="bench", about="how fast it is here, beside others at the same work", module="bench"),
     ),
 }
@@ -155,6 +168,18 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"blm {version('blm')}")
         return 0
+    command, module, arguments = parsed(words)
+    if command.module:
+        return module.main(command.name, arguments)
+    function = getattr(module, command.name)
+    return function(arguments) or 0
+
+
+def parsed(words: Sequence[str]) -> tuple[Command, ModuleType, argparse.Namespace]:
+    """The command that words name, its module, and its options; nothing is run.
+
+    Raises UserError for unknown commands and options, SystemExit after `--help`.
+    """
     name = next((known for known in (" ".join(words[:2]), words[0]) if known in COMMANDS), "")
     if not name:
         raise UserError(f"unknown command {words[0]!r}; {nearest(words[0], COMMANDS)} (see `blm --help`)")
@@ -163,11 +188,7 @@ def _dispatch(words: list[str]) -> int:
     parser = Parser(prog=f"blm {name}", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
-    arguments = parser.parse_args(words[len(name.split()) :])
-    if command.module:
-        return module.main(name, arguments)
-    function = getattr(module, name)
-    return function(arguments) or 0
+    return command, module, parser.parse_args(words[len(name.split()) :])
 
 
 def table_of_contents() -> str:

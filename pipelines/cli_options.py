@@ -5,6 +5,8 @@ import importlib.util
 import textwrap
 from pathlib import Path
 
+ROOT_HELP = "where runs live: a folder that all nodes see, or a store like s3://BUCKET/PREFIX (default: runs)"
+
 
 def options_of(stage: str) -> str:
     """One paragraph an option of the stage's configuration class: name, type, default, and the docstring below it."""

@@ -6,10 +6,10 @@ blm stage2 --preset tiny
 
 import argparse
 import json
-from pathlib import Path
 
+from blm.cluster import depot
 from blm.cluster.ray_runtime import set_environment
-from blm.pipelines.cli_options import options_of
+from blm.pipelines.cli_options import ROOT_HELP, options_of
 from blm.pipelines.preset_files import preset_path
 from blm.pipelines.stages import STAGES, find_stage
 
@@ -44,9 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="override one option, for example --set stage2.steps=500; may be given again",
     )
     parser.add_argument("--name", metavar="NAME", help="folder of this run under --root (default: the preset's name)")
-    parser.add_argument(
-        "--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: runs)"
-    )
+    parser.add_argument("--root", default="runs", metavar="DIR", help=ROOT_HELP)
     parser.add_argument(
         "--address",
         metavar="ADDRESS",
@@ -73,7 +71,7 @@ def main(name: str, arguments: argparse.Namespace) -> int:
     config = load_config(arguments.preset, overrides, name=arguments.name)
     only = None if name == "run" else name
     options = RunOptions(
-        root=arguments.root,
+        root=depot.enter(arguments.root),
         only=only,
         until=getattr(arguments, "until", None),
         redo_from=getattr(arguments, "redo_from", None),
@@ -84,5 +82,6 @@ def main(name: str, arguments: argparse.Namespace) -> int:
     if only is None:
         print(summarise(done))
     else:
-        print(json.dumps({"stage": only, "folder": str(done[only].folder)} | done[only].manifest["summary"]))
+        folder = depot.address(done[only].folder)
+        print(json.dumps({"stage": only, "folder": folder} | done[only].manifest["summary"]))
     return 0

@@ -15,7 +15,7 @@ A block's episode file is written last, so a block that has one is finished and 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blm.actors.sim.demonstration import (
     Demonstration,
@@ -25,9 +25,14 @@ from blm.actors.sim.demonstration import (
 )
 from blm.actors.sim.failures import FailureReason
 from blm.actors.sim.world import Cell, Geometry, seed_range
+from blm.cluster import nodes
+from blm.cluster.asks import asked
 from blm.model.errors import UserError
 from blm.pipelines.collect_cell import CellProgress, Limits
 from blm.pipelines.workspace import StageContext, write_json
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 VERSION = 2
 
@@ -152,11 +157,14 @@ def _run(config: CollectConfig, context: StageContext, progress: Mapping[Cell, C
     from blm.actors.pool import WorkPool
 
     geometry: Geometry = context.world.geometry
-    actor = ray.remote(Demonstrator).options(num_cpus=1)
-    workers = max(1, min(context.resources.simulators, int(ray.cluster_resources().get("CPU", 1))))
-    with WorkPool[DemonstrationItem, DemonstrationBatch](
-        lambda: actor.remote(geometry, config.demonstration, context.world.spawn), actors=workers
-    ) as pool:
+    ask = asked("collect", "simulator")
+
+    def demonstrator() -> "ActorHandle":
+        actor = ray.remote(Demonstrator).options(**nodes.options(ask))
+        return actor.remote(geometry, config.demonstration, context.world.spawn)
+
+    workers = nodes.fitting(context.resources.actors, ask)
+    with WorkPool[DemonstrationItem, DemonstrationBatch](demonstrator, actors=workers) as pool:
         while True:
             for one in progress.values():
                 while pool.has_room and (item := one.next_item()) is not None:

@@ -16,6 +16,7 @@ from blm.actors.sim.demonstration import Demonstration, DemonstrationItem
 from blm.actors.sim.episode import read_episodes, write_episodes
 from blm.actors.sim.failures import FailureReason
 from blm.actors.sim.world import Cell
+from blm.cluster import depot
 from blm.pipelines.workspace import read_json, write_json
 
 
@@ -125,7 +126,13 @@ class CellProgress:
         outcomes, episodes = self._files(block)
         write_json(outcomes, [{"seed": seed, **row} for seed, row in rows.items()])
         write_episodes(episodes, [one.episode for one in demonstrations if one.episode is not None])
+        self._keep(block)
         self.taken |= rows
+
+    def _keep(self, block: int) -> None:
+        """Both files to the store, the one that says that the block is finished last."""
+        for path in self._files(block):
+            depot.keep(path)
 
     # ---- what is there ----------------------------------------------------------------------------------------
 
@@ -161,11 +168,12 @@ class CellProgress:
             seeds = [seed for seed in range(block, block + self.limits.block_size) if seed in self.taken]
             outcomes, episodes = self._files(block)
             if not used.intersection(seeds):
-                episodes.unlink(missing_ok=True)
-                outcomes.unlink(missing_ok=True)
+                depot.drop(episodes)
+                depot.drop(outcomes)
             elif not used.issuperset(seeds):
                 write_episodes(episodes, [one for one in read_episodes(episodes) if one.seed in used])
                 write_json(outcomes, [{"seed": seed, **self.taken[seed]} for seed in seeds if seed in used])
+                self._keep(block)
         self.taken = {seed: row for seed, row in self.taken.items() if seed in used}
 
     def failures(self) -> dict[str, int]:

@@ -10,12 +10,12 @@ does not depend on the number of workers.
     blm corpora --preset tiny
 """
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.corpora_counts import count_questions, describe, print_mix, print_table
 from blm.pipelines.corpora_episodes import draw_clips, plan_questions, write_questions
@@ -127,13 +127,18 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
     clip_plans, clips = _plan_clips(config, context, demonstrations, shown)
     assert not shown.arrangements["train"] & shown.arrangements["test"], "a scene of the test split occurs in training"
     for split in SPLITS:
-        shutil.rmtree(context.out / split, ignore_errors=True)
-    arguments = {"seed": context.seed}
-    list(map_items(plans, ConversationWriter, arguments=arguments, workers=context.resources.simulators, light=True))
+        depot.drop(context.out / split)
+    arguments, workers = {"seed": context.seed}, context.resources.simulators
+    asking = map_items(
+        plans, ConversationWriter, arguments=arguments, workers=workers, light=True, reads=("part",), writes=("out",)
+    )
+    list(asking)
     write_questions(context, clip_plans)
     if config.language_copies:
         for split, rows in zip(SPLITS, language_rows(context.seed, config.language_copies), strict=True):
-            write_chat(context.out / split / "language-0000.parquet", rows)
+            path = context.out / split / "language-0000.parquet"
+            write_chat(path, rows)
+            depot.keep(path)  # `_ingest` has workers read it
     ingested = _ingest(config, context)
     if not any((context.out / "test").glob("*.parquet")):
         raise UserError("corpora: there are no conversations for testing; give a source a holdout, or make scenes")
@@ -147,7 +152,7 @@ def corpora(config: CorporaConfig, context: StageContext) -> dict[str, Any]:
         print_table(context, summary["episodes"])
     if ingested:
         summary["sources"] = ingested
-    shutil.rmtree(parts, ignore_errors=True)
+    depot.drop(parts)
     context.tracker.log_metrics({"corpora_s": time.perf_counter() - started_s, **summary})
     return summary
 

@@ -44,10 +44,16 @@ def draw_clips(
     items = clip_items(context, sources)
     waiting = [item for item in items if not Path(item["part"]).exists()]
     arguments = {"config": config, "world": context.world, "seed": context.seed}
+    results = map_items(
+        waiting,
+        EpisodeWorker,
+        arguments=arguments,
+        workers=context.resources.simulators,
+        reads=("source",),
+        writes=("part",),
+    )
     n_clips = 0
-    for done, result in enumerate(
-        map_items(waiting, EpisodeWorker, arguments=arguments, workers=context.resources.simulators), start=1
-    ):
+    for done, result in enumerate(results, start=1):
         n_clips += result["clips"]
         if done == len(waiting) or done % max(1, len(waiting) // 6) == 0:
             context.progress(f"episodes: {done}/{len(waiting)} parts, {n_clips} clips")
@@ -109,5 +115,8 @@ def _rows(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def write_questions(context: StageContext, plans: Sequence[dict[str, Any]]) -> None:
     """Write one chat file a part."""
-    arguments = {"seed": context.seed}
-    list(map_items(plans, EpisodeWriter, arguments=arguments, workers=context.resources.simulators, light=True))
+    arguments, workers = {"seed": context.seed}, context.resources.simulators
+    asking = map_items(
+        plans, EpisodeWriter, arguments=arguments, workers=workers, light=True, reads=("part",), writes=("out",)
+    )
+    list(asking)

@@ -103,7 +103,14 @@ def render_scenes(config: SceneOptions, context: StageContext, items: list[dict[
     started_s = time.perf_counter()
     n_scenes = 0
     arguments = {"config": config, "world": context.world, "seed": context.seed}
-    results = map_items(waiting, SceneWorker, arguments=arguments, workers=context.resources.simulators)
+    results = map_items(
+        waiting,
+        SceneWorker,
+        arguments=arguments,
+        workers=context.resources.simulators,
+        reads=("sources",),
+        writes=("part",),
+    )
     for done, result in enumerate(results, start=1):
         n_scenes += result["scenes"]
         if done == len(waiting) or done % max(1, len(waiting) // 6) == 0:

@@ -5,6 +5,7 @@ The checks themselves are in `doctor_checks.py`.
 
     blm doctor            a list for people
     blm doctor --json     one JSON object
+    blm doctor --cluster  every node of the cluster that runs here (`doctor_cluster.py`)
 """
 
 import argparse
@@ -19,6 +20,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Literal
+
+from blm.pipelines.cli_options import ROOT_HELP
 
 Status = Literal["ok", "warn", "FAIL"]
 
@@ -75,10 +78,19 @@ SLOW = ("vllm", "renderer", "ray", "transformers", "planner", "physics")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm doctor`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("--cluster", action="store_true", help="check every node of a running Ray cluster instead")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="of that cluster (default: RAY_ADDRESS, or the one on this machine)"
+    )
+    parser.add_argument("--root", metavar="DIR", help=f"try it from every node: {ROOT_HELP.partition(' (')[0]}")
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:
     """`blm doctor`."""
+    if arguments.cluster:
+        from blm.pipelines.doctor_cluster import doctor_cluster
+
+        return doctor_cluster(address=arguments.address, root=arguments.root, as_json=arguments.json)
     return doctor(as_json=arguments.json)
 
 

@@ -20,9 +20,19 @@ from pathlib import Path
 from typing import Any
 
 PLUMBING = (
+    "blm.cluster.asks",
+    "blm.cluster.claims",
+    "blm.cluster.depot",
+    "blm.cluster.filesystems",
+    "blm.cluster.joining",
+    "blm.cluster.mirror",
+    "blm.cluster.nodes",
     "blm.cluster.ray_runtime",
+    "blm.cluster.stores",
     "blm.model.errors",
+    "blm.pipelines.fence",
     "blm.pipelines.fingerprint",
+    "blm.pipelines.keeping",
     "blm.pipelines.lock",
     "blm.pipelines.tracking",
     "blm.pipelines.workspace",

@@ -9,12 +9,12 @@ With `intents.cache: none` nothing is stored: the probe looks at a sample, and S
     blm intents --preset tiny
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from blm.cluster import depot
 from blm.model.augment import AugmentConfig
 from blm.model.errors import UserError
 from blm.model.options import Precision
@@ -111,7 +111,7 @@ def intents(config: IntentsConfig, context: StageContext) -> dict[str, Any]:
         else:
             cache, episodes = build_sample(build, out)
         results += probe_dataset(dataset, episodes, cache)
-        shutil.rmtree(out / SAMPLE, ignore_errors=True)
+        depot.drop(out / SAMPLE)
         frames += dataset.n_frames
     if config.cache == "none":
         context.progress(f"no cache: Stage II runs the MLLM up to block {config.layer} in every step")

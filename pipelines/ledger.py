@@ -1,19 +1,24 @@
 """Results one by one in a JSON Lines file that a kill at any moment leaves usable.
 
 Lines are appended and forced to disk as results come. A kill can leave a torn last line, or a result that the next
-attempt makes once more: both are removed when the file is opened again.
+attempt makes once more: both are removed when the file is opened again. Where runs are kept in a store the file goes
+there now and then: a driver that goes on elsewhere makes the results since then once more.
 """
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 
 Record = dict[str, Any]
+KEEP_EVERY_S = 30.0
+"""Between two times that the file goes to the store of the run, if there is one."""
 
 
 class Ledger:
@@ -32,6 +37,7 @@ class Ledger:
         if not in_order:
             self._rewrite()
         self._file: IO[bytes] = path.open("ab")
+        self._kept_s = float("-inf")
 
     def _parse(self, lines: list[bytes]) -> Iterable[Record]:
         for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn, or nothing
@@ -75,6 +81,9 @@ class Ledger:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._records |= {self.key_of(record): record for record in new}
+        if time.monotonic() - self._kept_s > KEEP_EVERY_S:
+            depot.keep(self._path)
+            self._kept_s = time.monotonic()
 
     def drop(self, keys: Iterable[tuple[Any, ...]]) -> None:
         """Remove the records of these keys, where there are any."""

@@ -1,15 +1,15 @@
 """Which folder each stage of a run writes to, what is finished in it, and whether that may be used again."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.fingerprint import code_hash, fingerprint
 from blm.pipelines.stages import Stage
-from blm.pipelines.workspace import accept_code, check_manifest, made_by_other_code, read_manifest
+from blm.pipelines.workspace import MANIFEST, accept_code, check_manifest, made_by_other_code, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +110,6 @@ def check_code(steps: Sequence[Step], *, accept: bool) -> None:
 def discard(steps: Sequence[Step]) -> None:
     """Delete the folders of steps, last one first: a kill in between leaves no step standing on a missing input."""
     for step in reversed(steps):
-        if step.folder.exists():
-            (step.folder / "manifest.json").unlink(missing_ok=True)  # half a deletion must not look finished
-            shutil.rmtree(step.folder)
+        if step.folder.exists() or depot.has_store():
+            depot.drop(step.folder / MANIFEST)  # half a deletion must not look finished
+            depot.drop(step.folder)

@@ -14,7 +14,6 @@ where they lie.
 """
 
 import io
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from blm.actors.sim.cameras import CAMERAS, check_camera
 from blm.actors.sim.episode import episode_files
 from blm.actors.sim.look import LookConfig
 from blm.actors.sim.world import WorldConfig, parse_cell
+from blm.cluster import depot
 from blm.model.embodiments import CONTROL_HZ, get_embodiment
 from blm.model.errors import UserError
 from blm.pipelines.datasets.foreign import RobotSourceConfig
@@ -114,7 +114,14 @@ def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
     started_s = time.perf_counter()
     arguments = {"config": config, "world": context.world}
     n_frames = 0
-    results = map_items(waiting, RenderWorker, arguments=arguments, workers=context.resources.simulators)
+    results = map_items(
+        waiting,
+        RenderWorker,
+        arguments=arguments,
+        workers=context.resources.simulators,
+        reads=("source",),
+        writes=("part",),
+    )
     for done, result in enumerate(results, start=1):
         n_frames += result["frames"]
         if done == len(waiting) or done % max(1, len(waiting) // 10) == 0:
@@ -122,7 +129,7 @@ def render(config: RenderConfig, context: StageContext) -> dict[str, Any]:
             context.progress(f"{done}/{len(waiting)} episode files, {n_frames} frames, {rate:.0f} frames/s")
     summary = _assemble(config, context, [Path(item["part"]) for item in items])
     summary["datasets"] |= sources
-    shutil.rmtree(parts, ignore_errors=True)
+    depot.drop(parts)
     context.tracker.log_metrics({"render_s": time.perf_counter() - started_s, "datasets": summary["datasets"]})
     return summary
 

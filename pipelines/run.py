@@ -8,14 +8,14 @@ A killed run is continued by the same command. A run in which everything is fini
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blm.cluster import ray_runtime
+from blm.cluster import depot, ray_runtime
 from blm.model.errors import UserError
-from blm.pipelines import interrupt
+from blm.pipelines import interrupt, keeping
 from blm.pipelines.fingerprint import plain, versions
 from blm.pipelines.lock import locked
 from blm.pipelines.memory import Meter, machine
@@ -23,9 +23,9 @@ from blm.pipelines.plan import Done, Step, check_code, discard, finished, input_
 from blm.pipelines.show import print_header, print_result, print_skip, rule, stage_table, success_table
 from blm.pipelines.stages import STAGES, Stage, find_stage
 from blm.pipelines.tracking import Status, open_tracker
+from blm.pipelines.watch import watched
 from blm.pipelines.workspace import (
     BEGUN,
-    MANIFEST,
     MANIFEST_FORMAT,
     StageContext,
     content_hash,
@@ -40,7 +40,7 @@ class RunOptions:
     """What a person asks of one call, beside the configuration."""
 
     root: Path = Path("runs")
-    """Folder of all runs."""
+    """Folder of all runs; of those in a store, what `depot.enter` says."""
     only: str | None = None
     """Run this stage alone; its inputs must be finished."""
     until: str | None = None
@@ -61,13 +61,15 @@ def run(config: Any, options: RunOptions, stages: Sequence[Stage] = STAGES) -> d
     """
     run_root = options.root / config.name
     chosen = _choose(stages, options)
-    with locked(run_root):
+    with locked(run_root) as still_held:
         plan = make_plan(config, stages, run_root)
+        keeping.bring_notes(plan)
         steps = [plan[stage.name] for stage in chosen]
         if options.redo_from is not None:
             discard([plan[stage.name] for stage in stages[find_stage(options.redo_from, stages) :]])
         check_code(steps, accept=options.accept_code)
-        write_json(run_root / "run.json", _run_record(config, plan))
+        write_json(run_root / keeping.RUN, _run_record(config, plan))
+        depot.keep(run_root / keeping.RUN)
         done: dict[str, Done] = {}
         had_ray = ray_runtime.is_up()
         try:
@@ -76,7 +78,7 @@ def run(config: Any, options: RunOptions, stages: Sequence[Stage] = STAGES) -> d
                 if manifest is not None:
                     print_skip(step.stage, number, len(steps), manifest)
                 else:
-                    manifest = _run_step(step, plan, config, options, number, len(steps))
+                    manifest = _run_step(step, plan, config, options, number, len(steps), still_held)
                 done[step.stage.name] = Done(folder=step.folder, manifest=manifest)
         except Exception as error:
             if (logs := ray_runtime.log_folder()) is not None:
@@ -100,18 +102,27 @@ def _choose(stages: Sequence[Stage], options: RunOptions) -> Sequence[Stage]:
 
 
 def _run_step(
-    step: Step, plan: Mapping[str, Step], config: Any, options: RunOptions, number: int, of: int
+    step: Step,
+    plan: Mapping[str, Step],
+    config: Any,
+    options: RunOptions,
+    number: int,
+    of: int,
+    still_held: Callable[[], None],
 ) -> dict[str, Any]:
     """Run one stage to its manifest, going on from what an earlier attempt left."""
     inputs = input_identities(step, plan)  # before anything is started: a missing input is quick to say
+    depot.here(step.folder)
     record = _begin(step, inputs)
     print_header(step.stage, number, of, step.folder, attempt=record["attempts"])
 
     def tick(wall_s: float) -> None:
         write_json(step.folder / BEGUN, record | {"wall_s": record["wall_s"] + wall_s})
 
-    with Meter(tick) as meter:
+    keeping.bring_folders({name: plan[name].folder for name in step.stage.inputs})
+    with watched(step.folder, step.stage.name, attempt=record["attempts"]), Meter(tick) as meter:
         summary = _call(step, plan, config, options)
+    depot.here(step.folder)  # what workers on other nodes have made
     files = list_files(step.folder)
     manifest = {
         "format": MANIFEST_FORMAT,
@@ -136,7 +147,9 @@ def _run_step(
         "content": content_hash(files),
         "files": files,
     }
-    write_json(step.folder / MANIFEST, manifest)
+    keeping.keep_tracking(step.folder.parent)
+    still_held()
+    keeping.keep_stage(step.folder, manifest)
     print_result(manifest)
     return manifest
 
@@ -162,6 +175,7 @@ def _begin(step: Step, inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any
             raise UserError(f"stage {name}: {step.folder} was begun on other data; run again with --from {name}")
     record["attempts"] += 1
     write_json(step.folder / BEGUN, record)
+    depot.keep(step.folder / BEGUN)
     return record
 
 
@@ -177,7 +191,9 @@ def _call(step: Step, plan: Mapping[str, Step], config: Any, options: RunOptions
         )
         interrupt.install()
     function, _ = step.stage.load()
-    tags = {"blm.stage": step.stage.name, "blm.fingerprint": step.fingerprint, "blm.folder": str(step.folder)}
+    keeping.bring_tracking(step.folder.parent)
+    folder = depot.address(step.folder)
+    tags = {"blm.stage": step.stage.name, "blm.fingerprint": step.fingerprint, "blm.folder": folder}
     tracker = open_tracker(run_root=step.folder.parent, stage=step.stage.name, out=step.folder, tags=tags)
     status: Status = "FAILED"
     try:
@@ -220,7 +236,9 @@ def summarise(done: Mapping[str, Done]) -> str:
     """The end of a run: wall time of each stage, success of each cell with its interval, and where the report is."""
     parts = [rule("result"), stage_table({name: item.manifest for name, item in done.items()})]
     if "evaluate" in done:
+        depot.here(done["evaluate"].folder / "summary.json")
         parts += ["", success_table(done["evaluate"].folder)]
     if "report" in done:
-        parts += ["", f"  report: {(done['report'].folder / 'report.html').resolve()}"]
+        page = depot.here(done["report"].folder / "report.html").resolve()
+        parts += ["", f"  report: {page}", *([f"          {depot.address(page)}"] if depot.has_store() else [])]
     return "\n".join(parts)

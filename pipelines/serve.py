@@ -28,7 +28,10 @@ from blm.serve.front import discard
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm serve`."""
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="the `model` folder of a finished stage2"
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="the `model` folder of a finished stage2, or its address in a store (s3://...)",
     )
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port of everything (default: 8000)")
@@ -43,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(arguments: argparse.Namespace) -> int:
     """Start the server, say where it is, stay until Ctrl-C or SIGTERM, and take everything down again."""
     config = configured(arguments)
-    folder = arguments.model.expanduser().resolve()
-    from blm.serve.checkpoint import check_folder
+    from blm.serve.checkpoint import check_folder, fetched, full_name
     from blm.serve.guard.keys import resolve
 
-    check_folder(folder, with_policy=config.actions.enabled, with_chat=config.chat.enabled)
+    model = full_name(arguments.model)
+    check_folder(fetched(model), with_policy=config.actions.enabled, with_chat=config.chat.enabled)
     config = replace(config, guard=resolve(config.guard, host=config.host))
     device = config.device if config.device != "auto" else ("cuda" if gpus() else "cpu")
     if arguments.write_config is not None:
-        return write_config(arguments.write_config, folder, config, device)
+        return write_config(arguments.write_config, model, config, device)
     check_port(config.host, config.port)
     began = time.perf_counter()
     _say(f"starting {SERVED_NAME} from {arguments.model}; this takes a minute or two on a CPU")
@@ -61,9 +64,9 @@ def serve(arguments: argparse.Namespace) -> int:
     try:
         front, environment = prepare(config, joins=bool(arguments.address))
         connect(num_cpus=logical_cpus(config), num_gpus=gpus(), address=arguments.address)
-        run(folder, config, device)
+        run(model, config, device)
         _say(ready_text(config, front=front, seconds=time.perf_counter() - began))
-        with _announced(folder, config, device, environment):
+        with _announced(model, config, device, environment):
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
@@ -95,11 +98,11 @@ def configured(arguments: argparse.Namespace) -> ServeConfig:
     return config
 
 
-def write_config(file: Path, folder: Path, config: ServeConfig, device: str) -> int:
+def write_config(file: Path, model: str, config: ServeConfig, device: str) -> int:
     """Write the file that `serve deploy` takes, and say what to do with it."""
     from blm.pipelines.serve_config_file import config_file
 
-    text = config_file(folder, config, device, name=file.name)
+    text = config_file(model, config, device, name=file.name)
     waiting = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         waiting.write_text(text)
@@ -143,7 +146,7 @@ def ready_text(config: ServeConfig, *, front: str, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _announced(folder: Path, config: ServeConfig, device: str, environment: Mapping[str, str]) -> Iterator[None]:
+def _announced(model: str, config: ServeConfig, device: str, environment: Mapping[str, str]) -> Iterator[None]:
     """Word of this server for `blm serve upgrade`, for the time of the body."""
     import ray
 
@@ -153,7 +156,7 @@ def _announced(folder: Path, config: ServeConfig, device: str, environment: Mapp
         pid=os.getpid(),
         address=ray.get_runtime_context().gcs_address,
         environment=environment,
-        model=folder,
+        model=model,
         device=device,
         config=config,
     )

@@ -20,7 +20,7 @@ from blm.serve.config import APPLICATION, ServeConfig
 
 IMPORT_PATH = f"{__name__}:application"
 HEADER = """\
-# {name} on a Ray cluster: `serve deploy {file}`, or as serveConfigV2 of a KubeRay RayService (cluster/serve/).
+# {name} on a Ray cluster: `serve deploy {file}`, or as serveConfigV2 of a KubeRay RayService (cluster/kubernetes/).
 # Every node needs blm itself, and the model folder at this path.
 # To roll out another model change `model` and deploy again: no request fails while it takes over.
 """
@@ -29,11 +29,11 @@ HEADER = """\
 def application(arguments: Mapping[str, Any]) -> Any:
     """The bound application; called by Ray Serve.
 
-    arguments: `model`, the folder of a checkpoint; `config`, options of `blm.serve.config`, `device` among them.
-    UserError for what is none.
+    arguments: `model`, the folder of a checkpoint or its address in a store; `config`, options of `blm.serve.config`,
+    `device` among them. UserError for what is none.
     """
     from blm.pipelines.serve_start import bound
-    from blm.serve.checkpoint import check_folder
+    from blm.serve.checkpoint import check_folder, fetched
     from blm.serve.guard.keys import resolve
 
     where = "the application's args"
@@ -44,12 +44,12 @@ def application(arguments: Mapping[str, Any]) -> Any:
     config: ServeConfig = build(ServeConfig, arguments.get("config") or {}, where=where)
     if config.device == "auto":
         raise UserError(f"{where}: give config.device, cpu or cuda: the machine that reads this need not have the GPUs")
-    folder = Path(arguments["model"])
-    check_folder(folder, with_policy=config.actions.enabled, with_chat=config.chat.enabled)
-    return bound(folder, replace(config, guard=resolve(config.guard, host=config.host)), config.device)
+    model = arguments["model"]
+    check_folder(fetched(model), with_policy=config.actions.enabled, with_chat=config.chat.enabled)
+    return bound(model, replace(config, guard=resolve(config.guard, host=config.host)), config.device)
 
 
-def config_file(folder: Path, config: ServeConfig, device: str, *, name: str) -> str:
+def config_file(folder: Path | str, config: ServeConfig, device: str, *, name: str) -> str:
     """The YAML text for `serve deploy`. name: the file's, for its own comment."""
     body = {
         "proxy_location": "EveryNode",

@@ -30,8 +30,8 @@ class RunningServer:
     """Of its Ray cluster."""
     environment: Mapping[str, str]
     """What Ray was told by environment variables; whoever joins must say the same."""
-    model: Path
-    """The folder that is served."""
+    model: str
+    """The folder that is served, or its address in a store."""
     device: str
     """`cpu` or `cuda`."""
     config: ServeConfig
@@ -54,7 +54,7 @@ def write(server: RunningServer) -> Path:
         "pid": server.pid,
         "address": server.address,
         "environment": dict(server.environment),
-        "model": str(server.model),
+        "model": server.model,
         "device": server.device,
         "config": plain(server.config),
     }
@@ -84,7 +84,7 @@ def read(port: int) -> RunningServer:
             pid=int(body["pid"]),
             address=str(body["address"]),
             environment=body["environment"],
-            model=Path(body["model"]),
+            model=str(body["model"]),
             device=str(body["device"]),
             config=build(ServeConfig, body["config"], where=str(file)),
         )

@@ -46,18 +46,19 @@ def prepare(config: ServeConfig, *, joins: bool) -> tuple[Front, dict[str, str]]
     return front, {name: os.environ[name] for name in said}
 
 
-def bound(folder: Path, config: ServeConfig, device: str) -> Any:
+def bound(folder: Path | str, config: ServeConfig, device: str) -> Any:
     """The application, with the playground if it has one."""
     from blm.serve.app import build_app
 
     if not (config.playground.enabled and config.actions.enabled):
         return build_app(folder, config, device)
     from blm.pipelines.playground import playground
+    from blm.serve.checkpoint import fetched
 
-    return build_app(folder, config, device, [playground(folder, config)])
+    return build_app(folder, config, device, [playground(fetched(str(folder)), config)])
 
 
-def run(folder: Path, config: ServeConfig, device: str) -> None:
+def run(folder: Path | str, config: ServeConfig, device: str) -> None:
     """Run the application on the Ray that is connected, in place of the one that may be there; returns once every
     replica is ready.
 

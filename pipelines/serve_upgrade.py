@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from blm.cluster.ray_runtime import connect
 from blm.model.errors import UserError
@@ -21,25 +20,27 @@ from blm.pipelines.serve_running import RunningServer
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `blm serve upgrade`."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the `model` folder to serve from now")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="the `model` folder to serve from now, or its address in a store"
+    )
     parser.add_argument("--port", type=int, default=8000, help="port of the running server (default: %(default)s)")
 
 
 def main(name: str, arguments: argparse.Namespace) -> int:
     """Roll out, and say so. UserError if there is no such server, or if the new model does not start."""
     server = serve_running.read(arguments.port)
-    folder = arguments.model.expanduser().resolve()
     began = time.perf_counter()
-    upgrade(server, folder)
+    upgrade(server, arguments.model)
     print(f"[serve] now serving {arguments.model} at port {arguments.port}, after {time.perf_counter() - began:.0f} s")
     return 0
 
 
-def upgrade(server: RunningServer, folder: Path) -> None:
+def upgrade(server: RunningServer, model: str) -> None:
     """Replace the model of a running server; returns when every replica has the new one."""
-    from blm.serve.checkpoint import check_folder
+    from blm.serve.checkpoint import check_folder, fetched, full_name
 
-    check_folder(folder, with_policy=server.config.actions.enabled, with_chat=server.config.chat.enabled)
+    name = full_name(model)
+    check_folder(fetched(name), with_policy=server.config.actions.enabled, with_chat=server.config.chat.enabled)
     os.environ |= server.environment
     if os.environ.get("BLM_RAY_LOGS") != "all":
         logging.disable(logging.ERROR)
@@ -47,13 +48,13 @@ def upgrade(server: RunningServer, folder: Path) -> None:
     from blm.pipelines.serve_start import run
 
     _check_room(server)
-    print(f"[serve] starting {folder} beside {server.model}", flush=True)
+    print(f"[serve] starting {name} beside {server.model}", flush=True)
     try:
-        run(folder, server.config, server.device)
+        run(name, server.config, server.device)
     except UserError as error:
         run(server.model, server.config, server.device)
         raise UserError(f"{error}; {server.model} is served as before") from error
-    serve_running.write(replace(server, model=folder))
+    serve_running.write(replace(server, model=name))
 
 
 def _check_room(server: RunningServer) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.model.options import LoraConfig, OptimizerName, Precision, TinyBackboneConfig
 from blm.pipelines.mixture import MixtureEntry, check_mixture
@@ -160,7 +161,7 @@ def stage1(config: Stage1Config, context: StageContext) -> dict[str, Any]:
         "dtype": context.resources.dtype,
     }
     workers.fit(loop.train, loop_config, out, context.resources)
-    metrics = read_json(out / "metrics.json")
+    metrics = read_json(depot.here(out / "metrics.json"))
     for point in metrics["curve"]:
         context.tracker.log_metrics({k: v for k, v in point.items() if k != "step"}, step=point["step"])
     for line in results.table(metrics["heldout"]):
@@ -189,4 +190,5 @@ def _starting_point(config: Stage1Config, context: StageContext, corpora: Path) 
         context.progress("training the tokenizer and making the backbone")
         tokenizer = train_tokenizer(training_texts(corpora / "train"), config.tiny.vocab_size)
         save_backbone(folder, build_tiny(config.tiny, tokenizer, context.seed), make_processor(tokenizer))
+    depot.keep(folder)
     return str(folder)

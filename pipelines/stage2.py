@@ -11,13 +11,13 @@ be rolled out on seeds of their own, and the best one becomes the model. `docs/p
     blm stage2 --preset tiny
 """
 
-import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blm.actors.sim.world import seed_range
+from blm.cluster import depot
 from blm.model.augment import AugmentConfig
 from blm.model.errors import UserError
 from blm.model.options import OptimizerName, PolicyConfig, Precision
@@ -145,12 +145,12 @@ def stage2(config: Stage2Config, context: StageContext) -> dict[str, Any]:
             workers.fit(loop.train, loop_configs[0], context.out, resources)
         else:
             context.progress(f"{len(models)} models, one a {config.per}")
-            fan_out(loop.run, loop_configs, resources)
+            fan_out(loop.run, loop_configs, context.out, resources)
         if judge is not None:
             records = judge.finish()
     metrics = finish_models(context, models, {scope.name: training_folder(context, scope) for scope in models}, records)
     write_models(context.out, models)
-    shutil.rmtree(context.out / "windows")  # as large as the demonstrations, and made again in a moment
+    depot.drop(context.out / "windows")  # as large as the demonstrations, and made again in a moment
     for point in metrics["curve"] + metrics["validation"]:
         context.tracker.log_metrics({k: v for k, v in point.items() if k != "step"}, step=point["step"])
     return summary(context, metrics)

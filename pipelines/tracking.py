@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # mlflow takes a second to import: only a stage that runs pay
     from mlflow.tracking import MlflowClient
 
 RUN_ID_FILE = "mlflow_run_id"
+DATABASE, ARTIFACTS = "mlflow.db", "mlflow_artifacts"
+"""The default store and its files, in the run folder."""
 BATCH = 200  # metrics per request; MLflow's limit is 1000
 PARAM_BATCH = 100  # MLflow's limit
 FLUSH_S = 5.0
@@ -103,7 +105,8 @@ def open_tracker(*, run_root: Path, stage: str, out: Path, tags: Mapping[str, st
 
     Raises UserError if the store cannot be reached.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_root / 'mlflow.db').resolve()}"
+    own = (run_root / DATABASE).resolve()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own}"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of 7 waits two minutes to say no
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -113,6 +116,8 @@ def open_tracker(*, run_root: Path, stage: str, out: Path, tags: Mapping[str, st
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # table creation is no news
     try:
+        if uri == f"sqlite:///{own}" and not own.exists():
+            _make_store(own)
         client = MlflowClient(tracking_uri=uri)
         run_id = _resume_run(client, out / RUN_ID_FILE) or _create_run(client, uri, run_root, stage, tags)
     except (MlflowException, OSError) as error:
@@ -123,6 +128,19 @@ def open_tracker(*, run_root: Path, stage: str, out: Path, tags: Mapping[str, st
     out.mkdir(parents=True, exist_ok=True)
     (out / RUN_ID_FILE).write_text(run_id + "\n")
     return Tracker(client, run_id)
+
+
+def _make_store(path: Path) -> None:
+    """A new SQLite store. It gets its name when all its tables are there: a kill in their midst would leave one that no
+    later call can open."""
+    from mlflow.tracking import MlflowClient
+
+    for leftover in path.parent.glob(f".tmp-*-{path.name}*"):
+        leftover.unlink()
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{temporary}").get_experiment_by_name(path.parent.name)
+    os.replace(temporary, path)
 
 
 def _resume_run(client: "MlflowClient", id_file: Path) -> str | None:
@@ -148,7 +166,7 @@ def _create_run(client: "MlflowClient", uri: str, run_root: Path, stage: str, ta
         experiment_id = experiment.experiment_id
     else:
         local = uri.startswith("sqlite:")
-        artifacts = (run_root / "mlflow_artifacts").resolve().as_uri() if local else None
+        artifacts = (run_root / ARTIFACTS).resolve().as_uri() if local else None
         experiment_id = client.create_experiment(run_root.name, artifact_location=artifacts)
     return client.create_run(experiment_id, run_name=stage, tags=dict(tags)).info.run_id
 

@@ -2,75 +2,120 @@
 dies.
 
 A loop keeps its own checkpoint in the stage's folder and starts from it, so a retry after any death, of a worker,
-of the controller or of the driver, is the same thing as calling the stage again.
+of a node, of the controller or of the driver, is the same thing as calling the stage again. What a step learns from
+follows from (seed, step) alone, so on several nodes training is elastic: without a node it goes on with fewer workers,
+and with more of them when a node returns. `pipelines/checkpoint_times.py` has it save in time when a node is to go.
 """
 
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from blm.cluster import nodes
+from blm.cluster.asks import asked
+from blm.cluster.ray_runtime import cause_of, log_folder
+from blm.pipelines import checkpoint_times, fence
 from blm.pipelines.workspace import ResourceConfig
 
-ATTEMPTS = 3  # Ray Train does not retry a worker that dies while its group starts, so the whole fit is retried
+ATTEMPTS = 5
+"""Trainings that may be lost one after another without a checkpoint in between. Ray Train retries most losses itself,
+but not that of a worker while its group starts."""
+RESIZE_EVERY_S = 30.0
+"""How often Ray Train sees whether there is room for more workers. A change starts from the last checkpoint."""
 Parallel = Literal["ddp", "fsdp"]
+T = TypeVar("T")
 
 
 def fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Path, resources: ResourceConfig) -> None:
-    """Run `loop(config)` on `resources.train_workers` workers. The first error that is not a lost worker is
-    raised."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    """Run `loop(config)` on `resources.train_workers` workers, or on as many as there is room for. The first error that
+    is not a lost worker is raised."""
     from ray.util import placement_group_table
 
-    from blm.cluster.ray_runtime import cause_of
-
-    gpu = resources.device == "cuda"
-    threads = max(1, resources.num_cpus // resources.train_workers)
-    trainer_state = out / "ray"
     reserved = set(placement_group_table())
-    for attempt in range(1, ATTEMPTS + 1):
-        trainer = TorchTrainer(
-            loop,
-            train_loop_config=config | {"threads": threads},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=1800),
-            scaling_config=ScalingConfig(
-                num_workers=resources.train_workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": 1, "GPU": 1} if gpu else {"CPU": 1},
-            ),
-            run_config=RunConfig(
-                name=f"attempt-{os.getpid()}-{attempt}",  # a name used before would resume Ray's own snapshot
-                storage_path=str(trainer_state.resolve()),
-                failure_config=FailureConfig(max_failures=2),
-            ),
-        )
+    config = config | {"fence": fence.claim(out)}
+    lost = 0
+    while True:
+        checkpoint_times.forget(out)
         try:
-            trainer.fit()
+            _trainer(loop, config, out, resources).fit()
             return
         except Exception as error:
-            if cause_of(error) is not None or attempt == ATTEMPTS:
+            lost = 1 if checkpoint_times.saved(out) else lost + 1
+            if cause_of(error) is not None or lost == ATTEMPTS:
                 raise
             _release_all_but(reserved)
-            print(
-                f"[{out.name.partition('-')[0]}] workers were lost ({type(error).__name__}); starting again", flush=True
-            )
+            _say(out, f"workers were lost ({type(error).__name__}); starting again")
+
+
+def _trainer(
+    loop: Callable[[dict[str, Any]], None], config: dict[str, Any], out: Path, resources: ResourceConfig
+) -> Any:
+    """A Ray Train trainer for the nodes that there are now."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = resources.device == "cuda"
+    found = nodes.placed(asked("stage1", "trainer", device=resources.device))
+    workers = _world(resources, found.room, several=nodes.several())
+    most = workers if isinstance(workers, int) else workers[1]
+    if most < resources.train_workers:
+        _say(out, f"there is room for {most} of {resources.train_workers} training processes")
+    threads = max(1, int(found.cpus) if found.kind else resources.num_cpus // most)
+    return TorchTrainer(
+        loop,
+        train_loop_config=config | {"threads": threads, "training": str(out)},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=1800),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker=nodes.per_worker(found),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+        ),
+        run_config=RunConfig(
+            name=f"{out.name}-{uuid.uuid4().hex[:12]}",  # a name used before would resume Ray's own snapshot
+            storage_path=str(_notes_folder()),
+            failure_config=FailureConfig(max_failures=2),
+        ),
+    )
+
+
+def _world(resources: ResourceConfig, room: int, *, several: bool) -> int | tuple[int, int]:
+    """How many workers: a number, or on several nodes the least and the most of them."""
+    most, least = resources.train_workers, resources.least_train_workers
+    if several:
+        return most if least >= most else (least, most)
+    return max(1, min(most, room))
+
+
+def _notes_folder() -> Path:
+    """Where Ray Train keeps notes of its own. Nothing of ours is in them; every node has a folder of this name."""
+    logs = log_folder()
+    assert logs is not None, "Ray must be up"
+    return logs.parent / "blm-training"
+
+
+def _say(out: Path, text: str) -> None:
+    print(f"[{out.name.partition('-')[0]}] {text}", flush=True)
 
 
 def _release_all_but(kept: set[str]) -> None:
-    """Give back placement groups made since. Ray Train leaves that of a group whose worker died while it started, and
-    the next attempt would wait for its CPUs for ever.
+    """Give back placement groups that this driver has made since. Ray Train leaves that of a group whose worker died
+    while it started, and the next attempt would wait for its CPUs for ever.
     """
+    import ray
     from ray._raylet import PlacementGroupID
     from ray.util import placement_group_table, remove_placement_group
     from ray.util.placement_group import PlacementGroup
 
+    job = ray.get_runtime_context().get_job_id()  # the end of the names of all that belongs to it
     for name, entry in placement_group_table().items():
-        if name not in kept and entry["state"] != "REMOVED":
+        if name.endswith(job) and name not in kept and entry["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
@@ -79,6 +124,7 @@ def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:
     from ray.train.torch import get_device
 
     torch.set_num_threads(config["threads"])
+    checkpoint_times.begin(Path(config["training"]))
     return dist.get_rank(), dist.get_world_size(), get_device()
 
 
@@ -120,11 +166,12 @@ def reshard(module: nn.Module) -> None:
         module.reshard()
 
 
-def agree(due: bool) -> bool:
-    """Rank 0's opinion, on every rank: clocks differ, and saving is collective."""
-    flag = torch.tensor(int(due), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.broadcast(flag, src=0)
-    return bool(flag)
+def first_says(value: T) -> T:
+    """Rank 0's value, which can be pickled, on every rank: where nodes have disks of their own, what lies on them may
+    differ, and all must do the same."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blm.actors.sim.world import WorldConfig
+from blm.cluster import depot
+from blm.cluster.asks import asked
 from blm.model.errors import UserError
 from blm.pipelines.tracking import RUN_ID_FILE, Tracker
 
 MANIFEST = "manifest.json"
 BEGUN = "stage.json"
 MANIFEST_FORMAT = 1
-BOOKKEEPING = frozenset({MANIFEST, BEGUN, RUN_ID_FILE})
+OWNER = ".owner"
+BOOKKEEPING = frozenset({MANIFEST, BEGUN, RUN_ID_FILE, OWNER})
 """Files of a stage folder that are not its output."""
 
 
@@ -43,6 +46,9 @@ class ResourceConfig:
     policy_workers: int = 0
     """Processes of Stage II's training; 0: as many as `train_workers`. On one machine without GPUs one is best: so
     small a policy gains more from all threads in one process than from several that must agree after every step."""
+    least_train_workers: int = 1
+    """On several nodes: training goes on with no fewer processes when nodes are lost, and with more of them again when
+    nodes return. As many as `train_workers`: it waits for them instead, and its result keeps its bits."""
     actors: int | Literal["auto"] = 2
     """Simulator processes side by side; auto: the evaluation measures how many keep its policy busy, other stages start
     one a CPU."""
@@ -63,15 +69,14 @@ class ResourceConfig:
 
     @property
     def model_workers(self) -> dict[str, Any]:
-        """How many processes run the frozen model side by side, and the GPUs of each, as `map_items` wants it: as many
-        as train, on GPUs one each; on CPUs as many as simulate.
+        """How many processes run the frozen model side by side, and what each asks for, as `map_items` wants it: as
+        many as train, on GPUs one each; on CPUs as many as simulate.
         """
-        if self.device == "cuda":
-            return {"workers": self.train_workers, "num_gpus": 1}
-        return {"workers": self.simulators}
+        workers = self.train_workers if self.device == "cuda" else self.simulators
+        return {"workers": workers, "ask": asked("intents", "model", device=self.device)}
 
     def __post_init__(self) -> None:
-        for name in ("num_cpus", "train_workers", "simulators"):
+        for name in ("num_cpus", "train_workers", "least_train_workers", "simulators"):
             if getattr(self, name) < 1:
                 given = "actors" if name == "simulators" else name
                 raise UserError(f"{given} is {getattr(self, name)}; give 1 or more")
@@ -168,7 +173,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     stage = folder.name.partition("-")[0]
-    cure = f"delete the folder {folder}, or run again with --from {stage}"
+    cure = f"delete the folder {depot.address(folder)}, or run again with --from {stage}"
     try:
         manifest = read_json(path)
     except UserError as error:
@@ -187,7 +192,7 @@ def check_manifest(
     inputs: {stage: {"fingerprint", "content"}} of the inputs as they are now.
     """
     stage = manifest["stage"]
-    cure = f"delete the folder {folder}, or run again with --from {stage}"
+    cure = f"delete the folder {depot.address(folder)}, or run again with --from {stage}"
     if manifest["fingerprint"] != fingerprint:
         raise UserError(f"stage {stage}: {folder} was made for another configuration than its name says; {cure}")
     for name, now in inputs.items():
@@ -197,13 +202,21 @@ def check_manifest(
                 f"stage {stage}: {folder} was made from other data: {name} has been made anew since; "
                 f"run again with --from {stage}"
             )
+    kept = depot.sizes(folder)  # in a store: what is here may be a part of it
     for entry in manifest["files"]:
         path = folder / entry["path"]
-        if not path.is_file():
-            raise UserError(f"stage {stage}: {path} is missing from a finished stage; {cure}")
-        if path.stat().st_size != entry["bytes"]:
-            size = path.stat().st_size
-            raise UserError(f"stage {stage}: {path} has {size} bytes, it was written with {entry['bytes']}; {cure}")
+        size = _size(path) if kept is None else kept.get(entry["path"])
+        if size is None:
+            raise UserError(f"stage {stage}: {depot.address(path)} is missing from a finished stage; {cure}")
+        if size != entry["bytes"]:
+            raise UserError(
+                f"stage {stage}: {depot.address(path)} has {size} bytes, it was written with {entry['bytes']}; {cure}"
+            )
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, None if there is none."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def accept_code(folder: Path, code: str) -> None:
@@ -216,6 +229,7 @@ def accept_code(folder: Path, code: str) -> None:
             if code not in accepted:
                 accepted.append(code)
                 write_json(path, record)
+                depot.keep(path)
 
 
 def made_by_other_code(folder: Path, code: str) -> bool:

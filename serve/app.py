@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 
+from blm.cluster import nodes
 from blm.serve.autoscaling import autoscaling
 from blm.serve.config import CONTROL, MODEL, ReplicasConfig, ServeConfig
 from blm.serve.deployments import Control, Extra, Model
@@ -22,11 +23,11 @@ SURGE_PERCENT = 100
 """While a new model is rolled out every replica has its successor beside it before it goes: no request finds none."""
 
 
-def build_app(folder: Path, config: ServeConfig, device: str, extras: Sequence[Extra] = ()) -> Any:
+def build_app(folder: Path | str, config: ServeConfig, device: str, extras: Sequence[Extra] = ()) -> Any:
     """The bound application of a checkpoint folder on `cpu` or `cuda`. Nothing is started here.
 
-    folder: must be there on every machine that may get a replica. extras: more places of the web
-    application.
+    folder: must be there on every machine that may get a replica, or be an address in a store. extras: more places of
+    the web application.
     """
     control = None
     if config.has_control:
@@ -58,6 +59,6 @@ def _common(replicas: ReplicasConfig, device: str, *, gpus: int) -> dict[str, An
         "health_check_timeout_s": HEALTH_TIMEOUT_S,
         "max_constructor_retry_count": 1,  # what fails to load once fails again, after another minute
         "max_surge_percent": SURGE_PERCENT,
-        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": asked},
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": asked, **nodes.of_kind("gpu-serve")},
         **autoscaling(replicas),
     }

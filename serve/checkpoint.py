@@ -1,13 +1,37 @@
-"""A look at a model folder before minutes are spent on starting a server from it."""
+"""Where a model to be served lies, and a look at its folder before minutes are spent on starting a server from it."""
 
 import json
 from pathlib import Path
 
+from blm.cluster import depot
 from blm.model.checkpoint import read_contract
 from blm.model.checkpoint_files import CONTRACT, WEIGHTS, read_folder
 from blm.model.errors import UserError
 
 _MUST_HAVE = ("config.json", "tokenizer_config.json", "tokenizer.json")
+_DEPTH = 3
+"""RUN/STAGE/model: so far above a model is the store of its run, whose manifests say what its files must be."""
+
+
+def full_name(model: str) -> str:
+    """A model as replicas on all nodes are told of it: the whole path of a folder, or its address in a store."""
+    return model.rstrip("/") if "://" in model else str(Path(model).expanduser().resolve())
+
+
+def fetched(model: str) -> Path:
+    """The folder of a model on this node, brought from the store if `model` is an address such as
+    `s3://bucket/prefix/tiny/stage2-1a2b3c4d/model`. UserError if the store cannot be used.
+
+    The process works with that store afterwards.
+    """
+    scheme, found, place = model.rstrip("/").partition("://")
+    if not found:
+        return Path(model)
+    parts = place.split("/")
+    depth = min(_DEPTH, len(parts) - 1)
+    if depth < 1:
+        raise UserError(f"{model} names no folder; give the address of the `model` folder of a finished stage2")
+    return depot.here(depot.enter(f"{scheme}://{'/'.join(parts[:-depth])}").joinpath(*parts[-depth:]))
 
 
 def check_folder(folder: Path, *, with_policy: bool, with_chat: bool = True) -> None:

@@ -18,6 +18,7 @@ from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 from blm.serve.autoscaling import PRESSURE, Latencies
 from blm.serve.batches.answers import Compute
 from blm.serve.batches.service import BatchingService
+from blm.serve.checkpoint import fetched
 from blm.serve.config import APPLICATION, CONTROL, MODEL, ServeConfig
 from blm.serve.control_pool import ControlPool
 from blm.serve.drain import when_stopping
@@ -72,7 +73,8 @@ class Replica:
         set_up_logs(config.logs, replica=replica)
         self._latencies = Latencies(latency_ms)
         self._metrics = MeasuredMetrics(self._latencies, replica=replica, role=role)
-        self._engine = await start_engine(Path(folder), config, device=device, role=role)
+        self._folder = await asyncio.to_thread(fetched, folder)
+        self._engine = await start_engine(self._folder, config, device=device, role=role)
 
     async def check_health(self) -> None:
         """Asked by Ray Serve every few seconds; a replica that raises is replaced."""
@@ -99,7 +101,7 @@ class Model(Replica):
     ) -> None:
         """control: handle of the deployment of that name, if there is one."""
         await self._start(folder, config, device, role=role_of(config), latency_ms=config.model.latency_ms)
-        service = make_service(Path(folder), config, self._engine, control, self._metrics)
+        service = make_service(self._folder, config, self._engine, control, self._metrics)
         self._sessions = Sessions()
         routes = [route for extra in extras for route in extra.routes(extra.worker)]
         if config.metrics:

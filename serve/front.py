@@ -89,7 +89,7 @@ def environment(front: Front, config: ServeConfig) -> dict[str, str]:
 
 
 def everywhere(front: Front, config: ServeConfig) -> dict[str, str]:
-    """The part of it that every node of any cluster must have, a KubeRay one too (cluster/serve/)."""
+    """The part of it that every node of any cluster must have, a KubeRay one too (cluster/kubernetes/serve/)."""
     common = {
         CHOICE: "1" if front == "haproxy" else "0",
         # Replicas tell how much they have to do every second, not every ten: scaling can be no quicker than that.

@@ -1,6 +1,7 @@
 """What tests share: Ray with two logical CPUs, an untrained tiny multimodal model, and a stage's context."""
 
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -38,6 +39,26 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     assert MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("small") is None
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server with a bucket `runs`, started once for all tests that need it."""
+    from small_store import make_bucket, s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as address:
+        make_bucket(address, "runs")
+        yield address
+
+
+@pytest.fixture
+def s3_store(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty store on the S3 server, which this process and those it starts are told of."""
+    from small_store import point_at
+
+    for name, value in point_at(s3_address).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://runs/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ MODULES = {
     "count": '''
         """Counts to a number, one file a step, going on from the files that are there."""
         import time
+        from blm.cluster import depot
         VERSION = 1
         def count(config, context):
             for i in range(config.to):
@@ -28,6 +29,7 @@ MODULES = {
                     continue
                 time.sleep(config.pause_s)
                 path.write_text(str(i))
+                depot.keep(path)
                 context.tracker.log_metrics({"counted": i + 1}, step=i)
                 context.progress(f"{i + 1} of {config.to}")
             return {"numbers": config.to}
@@ -152,6 +154,7 @@ def main() -> int:
     """Run the small pipeline as `blm run` runs the big one."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--root", help="where runs live instead of FOLDER/runs")
     parser.add_argument("--until")
     parser.add_argument("--only")
     parser.add_argument("--from", dest="redo_from")
@@ -160,12 +163,13 @@ def main() -> int:
     parser.add_argument("--pause-s", type=float, default=0.0)
     parser.add_argument("--fail", action="store_true")
     given = parser.parse_args()
+    from blm.cluster import depot
     from blm.pipelines.cli import guarded
     from blm.pipelines.run import RunOptions, run, summarise
 
     def body() -> int:
         options = RunOptions(
-            root=given.folder / "runs",
+            root=depot.enter(given.root or given.folder / "runs"),
             until=given.until,
             only=given.only,
             redo_from=given.redo_from,

@@ -49,9 +49,9 @@ def train(out: str, parallel: workers.Parallel, until: int, folder: str) -> None
     toy, wrapped, optimizers = make(parallel)
     average = {name: tensor.clone() for name, tensor in checkpoints.trainable(toy).items()}
     progress: dict[str, Any] = {"step": 0, "losses": []}
-    if checkpoint := checkpoints.latest(Path(folder)):
-        checkpoints.load(checkpoint, toy, optimizers, average)
-        progress = checkpoints.read_progress(checkpoint)
+    if found := checkpoints.last(Path(folder)):
+        checkpoints.load(found[0], toy, optimizers, average)
+        progress = found[1]
     rank, world = dist.get_rank(), dist.get_world_size()
     for step in range(progress["step"], until):
         rows = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(step))[rank::world]

@@ -48,6 +48,14 @@ def fail_to_load(path: Path) -> RandomPolicy:
     raise UserError(f"{path} does not exist")
 
 
+def die_at_first(marker: Path) -> RandomPolicy:
+    """A policy during the first loading of which its process dies."""
+    if not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return RandomPolicy()
+
+
 def observation(text: str = "go") -> Observation:
     return Observation(images={}, state=np.array([0.0] * 7 + [1.0], np.float32), instruction=text, embodiment="panda")
 
@@ -85,6 +93,13 @@ def test_a_policy_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     make: Callable[[], RandomPolicy] = partial(fail_to_load, tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing does not exist"):
         start_policy("nothing", make)
+
+
+def test_a_process_that_dies_while_it_loads_the_policy_is_followed_by_another(tmp_path: Path) -> None:
+    policy = start_policy("shaky", partial(die_at_first, tmp_path / "died"))
+    assert (tmp_path / "died").exists()
+    assert len(policy.infer_batch([observation()], [7])) == 1
+    policy.stop()
 
 
 @pytest.mark.sim

@@ -23,7 +23,7 @@ from blm.serve.config import ActionsConfig, ChatConfig, ReplicasConfig, ServeCon
 from blm.serve.guard.config import GuardConfig
 from blm.serve.sessions.session import SessionConfig
 
-MANIFEST = Path(__file__).parent.parent / "cluster" / "serve" / "rayservice.yaml"
+MANIFEST = Path(__file__).parent.parent / "cluster" / "kubernetes" / "serve" / "rayservice.yaml"
 UNUSUAL = ServeConfig(
     port=8123,
     device="cpu",
@@ -205,7 +205,7 @@ def test_a_server_is_found_by_its_port_while_it_runs(monkeypatch: pytest.MonkeyP
         pid=os.getpid(),
         address="127.0.0.1:6379",
         environment={"RAY_AUTH_MODE": "disabled"},
-        model=Path("/models/blm"),
+        model="/models/blm",
         device="cpu",
         config=UNUSUAL,
     )
@@ -219,7 +219,9 @@ def test_a_server_is_found_by_its_port_while_it_runs(monkeypatch: pytest.MonkeyP
 
 def test_word_of_a_server_that_died_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    server = RunningServer(pid=2**22 + 1, address="x:1", environment={}, model=tmp_path, device="cpu", config=UNUSUAL)
+    server = RunningServer(
+        pid=2**22 + 1, address="x:1", environment={}, model=str(tmp_path), device="cpu", config=UNUSUAL
+    )
     serve_running.write(server)
     with pytest.raises(UserError, match="you run no server at port 8123"):
         serve_running.read(8123)

@@ -1,5 +1,8 @@
 """Tracking: one MLflow run a stage in a SQLite store, resumed under its id; stores that cannot be reached."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,21 @@ def test_a_tracker_without_a_store_keeps_nothing() -> None:
 
 def test_nested_names_are_dotted() -> None:
     assert flatten({"a": {"b": 1, "c": {"d:e": 2}}, "f": 3}) == {"a.b": 1, "a.c.d_e": 2, "f": 3}
+
+
+def test_a_driver_that_is_killed_while_it_makes_the_store_leaves_none(run_root: Path) -> None:
+    out = run_root / "collect-00000000"
+    script = (
+        "import sys; from pathlib import Path; from blm.pipelines.tracking import open_tracker\n"
+        "run = Path(sys.argv[1]); open_tracker(run_root=run, stage='collect', out=run / 'collect-0', tags={})"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", script, str(run_root)], stderr=subprocess.DEVNULL)
+    while not any(path.stat().st_size for path in run_root.glob(".tmp-*mlflow.db")):  # in the midst of its tables
+        assert driver.poll() is None
+        time.sleep(0.005)
+    driver.kill()
+    driver.wait()
+    assert not (run_root / "mlflow.db").exists()
+    open_tracker(run_root=run_root, stage="collect", out=out, tags={}).close("FINISHED")
+    assert client_of(run_root).get_experiment_by_name("tiny") is not None
+    assert not list(run_root.glob(".tmp-*"))

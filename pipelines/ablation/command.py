@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blm.cluster import depot
 from blm.cluster.ray_runtime import set_environment
 from blm.model.errors import UserError
 from blm.pipelines.ablation.variants import ABLATIONS, BASE, Ablation, Table, choose
@@ -60,7 +61,9 @@ def main(name: str, arguments: argparse.Namespace) -> int:
         load=load,
         ablations=choose(_words(arguments.only), base),
         seeds=_seeds(arguments.seeds) or [base.seed],
-        options=RunOptions(root=arguments.root, accept_code=arguments.accept_code, address=arguments.address),
+        options=RunOptions(
+            root=depot.enter(arguments.root), accept_code=arguments.accept_code, address=arguments.address
+        ),
     )
     made_from = {"preset": arguments.preset, "overrides": list(arguments.overrides)}
     return FAILED if any(outcome.error for outcome in compare(study, ABLATIONS, made_from)) else 0
@@ -90,9 +93,11 @@ def compare(study: "Study", table: Table, made_from: dict[str, Any]) -> "list[Ou
     write_json(study.folder / JSON, {"format": FORMAT} | made_from | {"seeds": list(study.seeds), "ablations": rows})
     about = "; ".join(f"{name}: {value}" for name, value in (made_from | {"seeds": list(study.seeds)}).items())
     write_text(study.folder / MARKDOWN, tables.markdown("Ablations", [f"Made by `blm ablate` ({about})."], rows))
+    for name in (JSON, MARKDOWN):
+        depot.keep(study.folder / name)
     print(rule("ablations"))
     print(tables.text(rows))
-    print(f"\n  {(study.folder / MARKDOWN).resolve()}", flush=True)
+    print(f"\n  {depot.address((study.folder / MARKDOWN).resolve())}", flush=True)
     return outcomes
 
 
@@ -101,7 +106,7 @@ def _known(folder: Path, base: Any, table: Table) -> list[Ablation]:
     from blm.pipelines.workspace import read_json_if_there
 
     known: list[Ablation] = []
-    for row in (read_json_if_there(folder / JSON) or {}).get("ablations", []):
+    for row in (read_json_if_there(depot.here(folder / JSON)) or {}).get("ablations", []):
         try:
             known += choose([row["name"]], base, table)
         except UserError:  # the base itself, or an ablation of another version

@@ -42,7 +42,7 @@ def bench_invariance(seconds: float, policy: Path | None) -> dict[str, Any]:
         folders = {"checkpoint": policy} if policy is not None else _made(Path(folder))
         for name, checkpoint in folders.items():
             sides = {side: load_policy_for(checkpoint, invariant=how) for side, how in SIDES.items()}
-            seen = _observations(sides["invariant"])
+            seen = observations(sides["invariant"])
             results[name] = _rates(name, sides, seen, seconds)
             differing[name] = {side: _differing(acting, seen) for side, acting in sides.items()}
             for side, found in differing[name].items():
@@ -96,7 +96,7 @@ def _differing(acting: ActingPolicy[Any], seen: Sequence[Observation]) -> dict[s
     return {"rows": rows, "of": total, "most": most}
 
 
-def _observations(acting: ActingPolicy[Any]) -> list[Observation]:
+def observations(acting: ActingPolicy[Any]) -> list[Observation]:
     contract, rng = acting.contract, np.random.default_rng(0)
     side = contract.image_px
     found = []

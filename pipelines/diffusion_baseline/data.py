@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from blm.cluster import depot
 from blm.model.diffusion_encoder import vocabulary_of
 from blm.model.diffusion_network import DiffusionBatch, DiffusionDraws, make_draws
 from blm.model.diffusion_policy import DiffusionContract
@@ -30,16 +31,17 @@ class Data:
 def open_data(config: dict[str, Any]) -> Data:
     """Windows, feed and contract of one model. UserError if something is damaged."""
     stage: BaselineConfig = config["stage"]
-    paths = {robot: Path(path) for robot, path in config["datasets"].items()}
-    windows = open_windows(Path(config["windows"]), paths)
+    paths = {robot: depot.here(Path(path)) for robot, path in config["datasets"].items()}
+    windows = open_windows(depot.here(Path(config["windows"])), paths)
     cells, cameras = tuple(config["cells"]), tuple(config["cameras"])
     statistics = statistics_of(windows, cells)
     index = WindowIndex(windows, cells)
-    decoded = {robot: Path(path) for robot, path in config["decoded"].items()}
+    decoded = {robot: depot.here(Path(path)) for robot, path in config["decoded"].items()}
+    datasets = {robot: Path(path) for robot, path in config["datasets"].items()}  # tasks on other nodes find their own
     feed = (
         DecodedFeed(index, statistics, paths, cameras, decoded)
         if decoded
-        else PictureFeed(index, statistics, paths, cameras, tasks=config["tasks"])
+        else PictureFeed(index, statistics, datasets, cameras, tasks=config["tasks"])
     )
     opened = [RobotDataset.open(path) for path in paths.values()]
     told = {episode.instruction for dataset in opened for episode in dataset.episodes if episode.group in cells}

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blm.cluster import depot
 from blm.model.diffusion_network import DiffusionNetwork
 from blm.model.diffusion_policy import write_diffusion_policy
 from blm.pipelines import workers
@@ -103,4 +104,6 @@ class _DiffusionLearner:
         """In the end, the averaged weights as a checkpoint that can act."""
         if last and dist.get_rank() == 0:
             state = {name: tensor.detach().cpu() for name, tensor in self.weights.average_state().items()}
-            write_diffusion_policy(Path(self.config["model"]), self.data.contract, state)
+            model = depot.place(Path(self.config["model"]))
+            write_diffusion_policy(model, self.data.contract, state)
+            depot.keep(model)

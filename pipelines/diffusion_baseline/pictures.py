@@ -1,43 +1,49 @@
-"""Pictures of small datasets decoded once, to a file that training workers map into memory.
+"""Pictures of small datasets decoded once, to files that training workers map into memory.
 
 Taking a hundred small PNGs apart costs about as much as a step of a network that two CPU cores can train on them. Where
 all pictures fit on the disk decoded, each is taken apart once; where they do not, Ray Data does it as they are needed.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.model.normalize import EmbodimentStatistics
+from blm.pipelines.datasets.parquet import temporary_path
 from blm.pipelines.windows.dataset import RobotDataset
 from blm.pipelines.windows.index import WindowIndex
 from blm.pipelines.windows.picture_feed import PictureFeed
 
 FRAMES_A_TASK = 512
+"""Frames of a file, which one task makes."""
 
 
 class DecodedDataset(RobotDataset):
-    """A dataset whose pictures come from a file of `decode_once`."""
+    """A dataset whose pictures come from the files of `decode_once`."""
 
-    _decoded: np.ndarray
+    _decoded: list[np.ndarray]
 
     @classmethod
     def opened(cls, folder: Path, pictures: Path) -> "DecodedDataset":
-        """The dataset in `folder`, with its decoded pictures mapped into memory."""
+        """The dataset in `folder`, with its decoded pictures below `pictures` mapped into memory."""
         made = cls.open(folder)
         assert isinstance(made, cls)
-        made._decoded = np.load(pictures, mmap_mode="r")
-        if len(made._decoded) != made.n_frames:
+        made._decoded = [np.load(path, mmap_mode="r") for path in sorted(pictures.glob("*.npy"))]
+        if sum(map(len, made._decoded)) != made.n_frames:
             raise UserError(f"{pictures} is not of {folder}; delete it and run the stage again")
         return made
 
     def pictures(self, frames: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
         """uint8 [n, C, px, px, 3] of frames int64 [n], in any order. cameras: as many as were decoded."""
-        assert self._decoded.shape[1] == len(cameras), "the cameras that were decoded"
-        return self._decoded[frames]
+        assert self._decoded[0].shape[1] == len(cameras), "the cameras that were decoded"
+        found = np.empty((len(frames), *self._decoded[0].shape[1:]), dtype=np.uint8)
+        files, rows = np.divmod(frames, FRAMES_A_TASK)
+        for file in np.unique(files):
+            found[files == file] = self._decoded[file][rows[files == file]]
+        return found
 
 
 class DecodedFeed(PictureFeed):
@@ -59,8 +65,8 @@ class DecodedFeed(PictureFeed):
 def decode_once(
     datasets: Mapping[str, Path], cameras: Sequence[str], folder: Path, *, most_gb: float, say: Callable[[str], None]
 ) -> dict[str, Path]:
-    """The file of decoded pictures of each robot, made by Ray tasks where it is not there yet; {} if all together would
-    take more than `most_gb`.
+    """The folder of decoded pictures of each robot, made by Ray tasks where they are not there yet; {} if all together
+    would take more than `most_gb`.
     """
     import ray
 
@@ -73,28 +79,28 @@ def decode_once(
     if total_gb > most_gb:
         say(f"pictures take {total_gb:.1f} GB decoded, more than baseline.decoded_gb; they are decoded in every step")
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
     fill = ray.remote(_fill).options(num_cpus=1)
-    paths = {robot: folder / f"{robot}.npy" for robot in datasets}
-    for robot, path in paths.items():
-        if path.exists():
-            continue
-        temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-        np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shapes[robot]).flush()
-        say(f"decoding {shapes[robot][0]} frames of {robot} once, {total_gb:.1f} GB in all")
-        ray.get(
-            [
-                fill.remote(datasets[robot], tuple(cameras), temporary, first)
-                for first in range(0, shapes[robot][0], FRAMES_A_TASK)
-            ]
-        )
-        os.replace(temporary, path)
-    return paths
+    for robot, (frames, *_) in shapes.items():
+        files = {first: _file(folder / robot, first) for first in range(0, frames, FRAMES_A_TASK)}
+        missing = [first for first, path in files.items() if not path.exists()]
+        if missing:
+            say(f"decoding {frames} frames of {robot} once, {total_gb:.1f} GB in all")
+        ray.get([fill.remote(datasets[robot], tuple(cameras), files[first], first) for first in missing])
+    return {robot: folder / robot for robot in datasets}
+
+
+def _file(folder: Path, first: int) -> Path:
+    """Where the frames from `first` on are."""
+    return folder / f"{first // FRAMES_A_TASK:05d}.npy"
 
 
 def _fill(dataset: Path, cameras: tuple[str, ...], path: Path, first: int) -> None:
-    """Decode the frames from `first` on into their places."""
-    pictures = np.load(path, mmap_mode="r+")
-    frames = np.arange(first, min(first + FRAMES_A_TASK, len(pictures)))
-    pictures[frames[0] : frames[-1] + 1] = RobotDataset.open(dataset).pictures(frames, cameras)
-    pictures.flush()
+    """Decode the frames from `first` on into a file."""
+    opened, path = RobotDataset.open(depot.here(dataset)), depot.place(path)
+    frames = np.arange(first, min(first + FRAMES_A_TASK, opened.n_frames))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    with temporary.open("wb") as file:
+        np.save(file, opened.pictures(frames, cameras))
+    temporary.rename(path)
+    depot.keep(path)

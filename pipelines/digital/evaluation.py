@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from blm.cluster import nodes
+from blm.cluster.asks import asked
 from blm.model.errors import UserError
 from blm.pipelines.digital import tables
 from blm.pipelines.digital.benchmarks import BENCHMARKS, LANGUAGE, load_items
@@ -128,7 +130,7 @@ def _language(settings: Settings) -> dict[str, Any]:
 
     engine = settings.engine
     progress("plain language")
-    task = ray.remote(num_cpus=1, num_gpus=1 if engine.device == "cuda" else 0)(_read_language)
+    task = ray.remote(_read_language).options(**nodes.options(asked("evaluate", "model", device=engine.device)))
     options = {"device": engine.device, "dtype": engine.dtype, "limit": settings.limit, "texts": settings.texts}
     try:
         found: dict[str, Any] = ray.get(task.remote(engine.model, settings.corpora, **options))

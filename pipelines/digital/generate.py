@@ -9,10 +9,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from blm.cluster.asks import ASKS
 from blm.model.errors import UserError
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.digital.engine import Ask, Engine, Reply
@@ -192,10 +193,11 @@ def generate(
             "max_videos": max((_count(task, "video") for task in new), default=0),
         }
         gpus = engine.tensor_parallel if engine.device == "cuda" else 0
+        ask = replace(ASKS["evaluate"]["model"], gpus=float(gpus))
         began_s = told_s = time.perf_counter()
         done = 0
         work = list(_batches(new, engine.batch))
-        for result in map_items(work, AskWorker, arguments=arguments, workers=engine.replicas, num_gpus=gpus):
+        for result in map_items(work, AskWorker, arguments=arguments, workers=engine.replicas, ask=ask):
             records = json.loads(result["records"])
             ledger.add(records)
             done += len(records)

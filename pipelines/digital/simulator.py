@@ -103,7 +103,8 @@ def _ask(
     total = sum(len(item["ids"]) for item in items)
     started_s = said_s = time.perf_counter()
     done = 0
-    for result in map_items(items, AnswerWorker, arguments=arguments, **resources.model_workers):
+    reads = ("file", "model")
+    for result in map_items(items, AnswerWorker, arguments=arguments, reads=reads, **resources.model_workers):
         ledger.add(
             {"id": name, "blank": bool(result["blank"]), "answer": answer}
             for name, answer in zip(result["ids"], result["answers"], strict=True)

@@ -19,6 +19,8 @@ from blm.actors.rollout import Acting, Ended, RolloutWorker, VideoItem
 from blm.actors.sim.outcome import EpisodeResult, EpisodeTiming, Failure, RolloutItem
 from blm.actors.sim.tasks import instruction_for
 from blm.actors.sim.world import WorldConfig
+from blm.cluster import nodes
+from blm.cluster.asks import asked
 from blm.pipelines.evaluation.books import Books
 from blm.pipelines.evaluation.capacity import Watch, choose_actors
 from blm.pipelines.evaluation.contestants import Contestant
@@ -35,6 +37,7 @@ if TYPE_CHECKING:  # Ray is imported when rollouts start: the command line impor
 
 SILENCE_S = 150.0
 """An actor's own watchdog ends what hangs somewhat earlier, unless that holds on to Python's lock."""
+SIMULATOR = asked("evaluate", "simulator")
 POLICY_LIMITS = 4
 """Limits of the policy that one round of an actor may wait through: its request in company, alone, and a restart."""
 
@@ -123,7 +126,7 @@ class Arena:
     def _make_actor(self) -> "ActorHandle":
         import ray
 
-        actor = ray.remote(RolloutWorker).options(num_cpus=1)
+        actor = ray.remote(RolloutWorker).options(**nodes.options(SIMULATOR))
         return actor.remote(self._world, self._config.rollout, self._config.side_by_side)
 
     def _started(self) -> "LeasePool[RolloutItem, Ended]":
@@ -135,8 +138,8 @@ class Arena:
         return self._pool
 
     def _most(self) -> int:
-        """Simulator processes that the cluster has CPUs for."""
-        return max(1, min(self._resources.simulators, _cpus()))
+        """Simulator processes that the cluster has room for."""
+        return nodes.fitting(self._resources.actors, SIMULATOR)
 
     def _watched(
         self, watch: Watch, batch: "Batch[RolloutItem, Ended]", pool: "LeasePool", server: "RemotePolicy | None"
@@ -153,7 +156,7 @@ class Arena:
             work_s=watch.work_s / watch.looks,
             answer_s=answer_s,
             servers=self._processes(),
-            cpus=_cpus(),
+            cpus=nodes.fitting("auto", SIMULATOR),
             memory_bytes=ray.cluster_resources().get("memory", float("inf")),
         )
         self._say(choice.why)
@@ -184,7 +187,7 @@ class Arena:
         self._say(f"loading the policy from {folder}")
         options = ServingOptions(
             processes=self._processes(),
-            num_gpus=1 if self._resources.device == "cuda" else 0,
+            ask=asked("evaluate", "policy", device=self._resources.device),
             merge=config.merge,
             wait_s=config.wait_ms / 1000,
             limit_s=config.policy_limit_s,
@@ -210,13 +213,6 @@ class Arena:
             backend=f"cpu, {self._world.geometry}",
         )
         return result, EpisodeTiming(cell=item.cell.name, seed=item.seed, policy=contestant.policy)
-
-
-def _cpus() -> int:
-    """CPUs of the cluster, as Ray counts them."""
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 1))
 
 
 def _cell_of(item: RolloutItem) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from blm.actors.sim.policies import Inference, RandomPolicy
 from blm.actors.sim.world import Cell, WorldConfig
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.workspace import ResourceConfig
 
@@ -112,7 +113,7 @@ def load_checkpoint(folder: Path, config: "EvaluateConfig", resources: ResourceC
     from blm.model.predictor import load_policy_for
 
     policy: Inference = load_policy_for(
-        folder,
+        depot.here(folder),
         device=resources.device,
         dtype=getattr(torch, resources.dtype),
         euler_steps=config.euler_steps,

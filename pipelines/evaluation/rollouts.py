@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from blm.actors.rollout import VideoItem, episode_file
 from blm.actors.sim.world import Cell
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.evaluation.arena import Arena, missing
 from blm.pipelines.evaluation.books import Books
@@ -67,11 +68,12 @@ def _film(config: "EvaluateConfig", context: StageContext, results: Sequence[Rec
     wanted = {item.out: item for item in films(config, context, results)}
     folder = context.out / "videos"
     for path in set(folder.glob("*.mp4")) - set(wanted):
-        path.unlink()
+        depot.drop(path)
     missing = [item for path, item in wanted.items() if not path.exists()]
     for item, why in arena.film(missing):
         context.progress(f"no video {item.out.name}: {why}")
     if missing:
+        depot.here(folder)
         context.progress(f"{len(missing)} videos in {folder}")
 
 

@@ -58,7 +58,16 @@ def encode_corpora(
         pairs = zip(files, targets[split], strict=True)
         missing += [{"source": str(f), "target": str(t)} for f, t in pairs if not t.is_file()]
     arguments = {"model": model, "cameras": tuple(cameras), "max_length": max_length}
-    for _ in map_items(missing, EncodeWorker, arguments=arguments, workers=workers, light=True):
+    encoding = map_items(
+        missing,
+        EncodeWorker,
+        arguments=arguments,
+        workers=workers,
+        light=True,
+        reads=("source", "model"),
+        writes=("target",),
+    )
+    for _ in encoding:
         pass
     return targets
 

@@ -14,10 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blm.cluster import depot
 from blm.model.flops import device_flops, training_flops
 from blm.model.optim import ScheduledOptimizers, make_optimizers
 from blm.model.training import ema_update, step_generator
 from blm.pipelines import workers
+from blm.pipelines.checkpoint_times import save_due
+from blm.pipelines.fence import Fence
 from blm.pipelines.finetune import checkpoints, network
 from blm.pipelines.finetune.batches import STEPS_AHEAD, Phase, StepBatches, batches_of, phases
 from blm.pipelines.finetune.curve import LOG_EVERY, Curve
@@ -48,6 +51,7 @@ class _Training:
     progress: dict[str, Any]
     """Everything of a checkpoint that is not a tensor."""
     peak_flops: float
+    fence: Fence | None
 
 
 def train(config: dict[str, Any]) -> None:
@@ -58,25 +62,28 @@ def train(config: dict[str, Any]) -> None:
 
 def run(config: dict[str, Any], device: torch.device) -> None:
     """`train` in any process of a process group."""
-    stage, out = config["stage"], Path(config["out"])
-    model = network.build(stage, config["start"], config["seed"], config["dtype"], device)
+    stage, out = config["stage"], depot.place(Path(config["out"]))
+    start = str(depot.here(Path(config["start"]))) if depot.has_store() else config["start"]
+    model = network.build(stage, start, config["seed"], config["dtype"], device)
     open_rows = partial(RowStore, encoder=model.encoder, cache_bytes=int(stage.cache_gb * 1e9))
     folder = out / "train"
-    checkpoint = checkpoints.latest(folder)
+    found = checkpoints.last(folder)
+    checkpoint = found[0] if found else None
     fresh: dict[str, Any] = {"phase": 0, "step": 0, "curve": [], "seconds": 0.0, "skipped": 0, "sums": None}
     training = _Training(
         config=stage,
         seed=config["seed"],
         model=model,
-        rows=open_rows([Path(path) for path in config["train"]]),
+        rows=open_rows([depot.here(Path(path)) for path in config["train"]]),
         folder=folder,
         rank=dist.get_rank(),
         world=dist.get_world_size(),
         ahead=Ahead(threads=config["threads"], depth=STEPS_AHEAD),
-        progress=checkpoints.read_progress(checkpoint) if checkpoint else fresh,
+        progress=found[1] if found else fresh,
         peak_flops=device_flops(device),
+        fence=config.get("fence"),
     )
-    held_out = open_rows([Path(path) for path in config["test"]])
+    held_out = open_rows([depot.here(Path(path)) for path in config["test"]])
     ask = partial(ask_held_out, model, config["questions"], held_out)
     progress = training.progress
     if "before" not in progress:
@@ -97,6 +104,8 @@ def run(config: dict[str, Any], device: torch.device) -> None:
     network.save(model, out / "model")
     if training.rank == 0:
         write_json(out / "metrics.json", metrics(stage, config["seed"], model, training.rows, progress) | measured)
+        depot.keep(out / "model")
+        depot.keep(out / "metrics.json")
     dist.barrier()
 
 
@@ -144,10 +153,16 @@ def _run_phase(training: _Training, phase: Phase, checkpoint: Path | None) -> di
             rate = max(float(group["lr"]) for group in optimizers.parts[0].param_groups)
             point = curve.point(phase.first_step + step + 1, rate, progress["skipped"], training.peak_flops)
             _log(training, phase, point)
-        if last or workers.agree(now - last_save > config.checkpoint_every_s):
+        if last or save_due(now - last_save, config.checkpoint_every_s):
             progress["sums"] = curve.sums
             checkpoints.save(
-                training.folder, phase.first_step + step + 1, progress, model.module, optimizers.parts, average
+                training.folder,
+                phase.first_step + step + 1,
+                progress,
+                model.module,
+                optimizers.parts,
+                average,
+                training.fence,
             )
             last_save = time.monotonic()
     return average

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from blm.cluster import depot
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.parquet import open_parquet, remove_leftovers, temporary_path
 from blm.pipelines.ingest.options import SourceConfig
@@ -39,9 +40,10 @@ def write_files(
         remove_leftovers(out / split)
         for source in sources:
             for path in (out / split).glob(f"{source.name}-*.parquet"):
-                path.unlink()
+                depot.drop(path)
     path = folder / "fates.npy"
     np.save(path, fates)
+    depot.keep(path)
     items: list[dict[str, Any]] = []
     counts: list[dict[str, int]] = []
     first = 0
@@ -58,10 +60,20 @@ def write_files(
                     counts[-1][split] += bool(stay.any())
                     if stay.all():
                         _link(Path(item["part"]), target)
+                        depot.keep(target)  # it looks like the part, which the store knows under another name
                     elif stay.any():
                         items.append(item | {"split": split, "out": str(target)})
                 first, number = first + n, number + 1
-    list(map_items(items, FileWriter, arguments={"fates": str(path)}, workers=workers, light=True))
+    writing = map_items(
+        items,
+        FileWriter,
+        arguments={"fates": str(path)},
+        workers=workers,
+        light=True,
+        reads=("part", "fates"),
+        writes=("out",),
+    )
+    list(writing)
     return counts
 
 

@@ -9,7 +9,6 @@ Finished pieces are kept: after a kill the same call goes on. The result does no
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.fingerprint import plain
@@ -53,7 +53,7 @@ def ingest(
     parts = out / PARTS
     if not _same_as_before(parts, config, [*found, *benchmarks], own):
         for source in config.sources:
-            shutil.rmtree(out / "quarantine" / source.name, ignore_errors=True)
+            depot.drop(out / "quarantine" / source.name)
     taken, protected = _known(benchmarks, parts, own, workers, progress)
     work = [work_of(one, parts, out) for one in found]
     finished = _convert(work, protected, workers, progress)
@@ -78,7 +78,7 @@ def ingest(
 
 def forget_parts(out: Path) -> None:
     """Remove what only an unfinished run needs."""
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+    depot.drop(out / PARTS)
 
 
 def _same_as_before(parts: Path, config: IngestConfig, found: Sequence[Found], own: Path | None) -> bool:
@@ -91,8 +91,9 @@ def _same_as_before(parts: Path, config: IngestConfig, found: Sequence[Found], o
     key = hashlib.sha256(json.dumps([decisive, files], sort_keys=True).encode()).hexdigest()
     if read_json_if_there(parts / "plan.json") == key:
         return True
-    shutil.rmtree(parts, ignore_errors=True)
+    depot.drop(parts)
     write_json(parts / "plan.json", key)
+    depot.keep(parts / "plan.json")
     return False
 
 
@@ -120,6 +121,7 @@ def _known(
         progress(f"not to be trained on: {counts['items']} items of {one.source.path} ({one.format}){missing}")
     path = parts / "test-items.npz"
     joined([items, *read]).save(path)
+    depot.keep(path)
     return taken, path
 
 
@@ -133,6 +135,9 @@ def _waiting(work: Sequence[Work]) -> list[dict[str, Any]]:
 
 
 def _finished(work: Sequence[Work]) -> list[list[Part]]:
+    for one in work:  # what workers on other nodes wrote
+        depot.here(one.stem)
+        depot.here(one.quarantine)
     return [[load_part(one.stem_of(j)) for j in range(len(one.pieces))] for one in work]
 
 
@@ -145,9 +150,8 @@ def _convert(work: Sequence[Work], protected: Path, workers: int, progress: Prog
     started_s = time.perf_counter()
     records = rejected = n_bytes = 0
     arguments = {"work": list(work), "protected": str(protected)}
-    for done, result in enumerate(
-        map_items(waiting, PieceWorker, arguments=arguments, workers=workers, light=True), start=1
-    ):
+    results = map_items(waiting, PieceWorker, arguments=arguments, workers=workers, light=True, reads=("protected",))
+    for done, result in enumerate(results, start=1):
         records += result["records"]
         rejected += result["rejected"]
         n_bytes += result["bytes"]

@@ -1,6 +1,5 @@
 """Rows that the corpus holds already: what of them a source must not repeat, and what is kept for testing."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,25 @@ def own_rows(folder: Path, notes: Path, workers: int) -> tuple[np.ndarray, Prote
     """
     files = [(split, path) for split in ("test", "train") for path in sorted((folder / split).glob("*.parquet"))]
     items = [
-        {"split": split, "file": str(path), "notes": str(notes / f"{split}-{path.stem}.npz")} for split, path in files
+        {
+            "split": split,
+            "file": str(path),
+            "notes": str(notes / f"{split}-{path.stem}.npz"),
+            "digests": str(notes / f"{split}-{path.stem}.exact.npz"),
+        }
+        for split, path in files
     ]
     waiting = [item for item in items if not Path(item["notes"]).exists()]
-    list(map_items(waiting, OwnRowsWorker, arguments={}, workers=workers, light=True))
+    noting = map_items(
+        waiting, OwnRowsWorker, arguments={}, workers=workers, light=True, reads=("file",), writes=("digests", "notes")
+    )
+    list(noting)
     digests = [np.zeros((0, 2), dtype=np.uint64)]
     for item in items:
-        with np.load(digest_file(item)) as kept:
+        with np.load(item["digests"]) as kept:
             digests.append(kept["exact"])
     of_test = [Protected.load(Path(item["notes"])) for item in items if item["split"] == "test"]
     return np.concatenate(digests), joined(of_test)
-
-
-def digest_file(item: Mapping[str, Any]) -> Path:
-    """Where the digests of a file's rows are."""
-    return Path(item["notes"]).with_suffix(".exact.npz")
 
 
 class OwnRowsWorker:
@@ -50,6 +53,6 @@ class OwnRowsWorker:
             if item["split"] == "test":
                 pictures += [sketch_picture(data) for data in encoded_pictures(row)]
                 questions += [message["text"] for message in row.messages if message["role"] == "user"]
-        write_arrays(digest_file(item), {"exact": np.array(exact, dtype=np.uint64).reshape(-1, 2)})
+        write_arrays(Path(item["digests"]), {"exact": np.array(exact, dtype=np.uint64).reshape(-1, 2)})
         protect(pictures, (), questions).save(Path(item["notes"]))
         return {"file": item["file"], "rows": len(rows)}

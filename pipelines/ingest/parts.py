@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow.parquet as pq
 
+from blm.cluster import depot
 from blm.pipelines.datasets.chat import CHAT_SCHEMA, ChatRow, chat_table
 from blm.pipelines.datasets.parquet import temporary_path
 from blm.pipelines.ingest.arrays import write_arrays
@@ -146,8 +147,12 @@ class Part:
 
 
 def finish(stem: Path, counts: dict[str, Any]) -> None:
-    """Mark a piece as finished."""
+    """Mark a piece as finished, once all its files are safe."""
+    for number in range(len(counts.get("rows", ()))):
+        depot.keep(part_file(stem, number))
+    depot.keep(stem.with_suffix(".npz"))
     write_json(stem.with_suffix(".json"), counts)
+    depot.keep(stem.with_suffix(".json"))
 
 
 def is_finished(stem: Path) -> bool:

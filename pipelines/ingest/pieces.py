@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from blm.cluster import depot
 from blm.model.prompts import Message
 from blm.pipelines.datasets.chat import ChatRow
 from blm.pipelines.datasets.readers.load import MediaRules, load_record
@@ -44,8 +45,8 @@ class Work:
     """Records of each piece that are read at most; 0 is all."""
 
     def stem_of(self, piece: int) -> Path:
-        """How the names of a piece's files begin."""
-        return self.stem / f"{piece:05d}"
+        """How the names of a piece's files begin, on this node."""
+        return depot.place(self.stem / f"{piece:05d}")
 
 
 class PieceWorker:
@@ -78,7 +79,7 @@ class PieceWorker:
                 counts["frames"] += sum(len(video.frames) for video in chat_row.videos)
                 counts["bytes"] += row_bytes(chat_row)
         save_notes(stem.with_suffix(".npz"), notes)
-        quarantine.write(work.quarantine / f"{stem.name}.jsonl")
+        quarantine.write(depot.place(work.quarantine / f"{stem.name}.jsonl"))
         reasons = dict(sorted(quarantine.reasons.items()))
         finish(stem, counts | {"rows": files.rows, "reasons": reasons})
         return {**item, "records": counts["records"], "rejected": sum(reasons.values()), "bytes": counts["bytes"]}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.datasets.readers.record import REASONS, Record, Rejected
 from blm.pipelines.workspace import write_text
@@ -39,9 +40,10 @@ class Quarantine:
     def write(self, path: Path) -> None:
         """Write the file whole, or remove an old one if nothing was refused."""
         if not self._lines:
-            path.unlink(missing_ok=True)
+            depot.drop(path)
             return
         write_text(path, "\n".join(self._lines) + "\n")
+        depot.keep(path)
 
 
 def shortened(record: Record) -> dict[str, Any]:

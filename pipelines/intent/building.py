@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.model.intent_hashes import fingerprint
 from blm.pipelines.datasets.items import map_items
@@ -46,8 +47,9 @@ def build_cache(build: Build, out: Path) -> IntentCache:
         dataset = RobotDataset.open(build.dataset_dir)
         results = _shards(build, list(range(len(dataset.episodes))), out)
         _tell(build, write_index(out, build.key, settings, results, frames=dataset.n_frames))
+        depot.keep(out / INDEX)
         for path in out.glob("*.done.json"):
-            path.unlink()
+            depot.drop(path)
     return IntentCache(out, build.key)
 
 
@@ -110,15 +112,21 @@ def _shards(build: Build, episodes: Sequence[int], out: Path) -> list[dict[str, 
             done[name] = read_json(note)
     missing = [item for item in items if item["shard"] not in done]
     began, computed = time.monotonic(), 0
-    for result in map_items(missing, ShardWriter, arguments={"options": build.options}, **build.workers):
+    arguments = {"options": build.options}
+    for result in map_items(missing, ShardWriter, arguments=arguments, reads=("dataset",), **build.workers):
         done[result["shard"]] = result
-        write_json(out / f"{result['shard']}.done.json", result)
+        note = out / f"{result['shard']}.done.json"
+        write_json(note, result)
+        depot.keep(note)
         computed += result["frames"]
         rate = computed / (time.monotonic() - began)
         build.progress(
             f"{out.name}: {len(done)}/{len(items)} shards, {sum(d['frames'] for d in done.values())} frames,"
             f" {rate:.0f} a second"
         )
+    for item in missing:
+        for part in PARTS:
+            depot.here(part_path(out, item["shard"], part))
     return [done[item["shard"]] for item in items]
 
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from blm.cluster import depot
 from blm.model.intents import ROWS, IntentExtractor
 from blm.pipelines.intent.making import ShardMaker, Variants
-from blm.pipelines.intent.shards import write_shard
+from blm.pipelines.intent.shards import PARTS, part_path, write_shard
 from blm.pipelines.intent.store import ErrorSum, Store
 from blm.pipelines.windows.dataset import RobotDataset
 
@@ -38,7 +39,7 @@ class WriterOptions:
     def extractor(self, precision: Literal["float32", "bfloat16"]) -> IntentExtractor:
         """The MLLM, multiplying in this precision."""
         return IntentExtractor(
-            self.model_dir,
+            depot.here(Path(self.model_dir)),
             layer=self.layer,
             max_text_tokens=self.max_text_tokens,
             device=self.device,
@@ -71,7 +72,10 @@ class ShardWriter:
         for chunk, pictures in zip(chunks, self._read(dataset, chunks), strict=True):
             maker.add(pictures, dataset.instruction_of(chunk))
         shard = maker.shard()
-        write_shard(Path(item["folder"]), item["shard"], shard)
+        folder = depot.place(Path(item["folder"]))
+        write_shard(folder, item["shard"], shard)
+        for part in PARTS:
+            depot.keep(part_path(folder, item["shard"], part))
         compute = self._compute_error(maker) if item["measure"] else ErrorSum()
         height, width = maker.first[0].pictures.shape[1:3]
         return {

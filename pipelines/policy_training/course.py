@@ -16,10 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.model.options import Precision
 from blm.model.training import mixed_precision, resolve_precision
 from blm.pipelines import workers
+from blm.pipelines.checkpoint_times import save_due
 from blm.pipelines.policy_training import checkpoints
 from blm.pipelines.policy_training.results import METRICS
 from blm.pipelines.policy_training.weights import Weights
@@ -126,7 +128,7 @@ class _Course:
     @property
     def folder(self) -> Path:
         """Where checkpoints and metrics of this model go."""
-        return Path(self.config["folder"])
+        return depot.place(Path(self.config["folder"]))
 
 
 def follow(
@@ -135,12 +137,16 @@ def follow(
     """Train what `make(config, device)` returns, from its checkpoint if there is one, and write `metrics.json` into
     `config["folder"]`. In any process of a process group. Does nothing if the model is finished.
     """
-    if (Path(config["folder"]) / METRICS).is_file():
+    metrics = depot.place(Path(config["folder"])) / METRICS
+    if depot.has_store() and dist.get_rank() == 0:
+        metrics.unlink(missing_ok=True)  # it may never have come to be in the store
+    if workers.first_says(depot.here(metrics).is_file()):
         return
     course = _begin(config, device, make(config, device))
     _steps(course)
     if dist.get_rank() == 0:
-        write_json(course.folder / METRICS, _metrics(course))
+        write_json(metrics, _metrics(course))
+        depot.keep(metrics)
     dist.barrier()
 
 
@@ -153,7 +159,7 @@ def share_of(index: WindowIndex, stage: Options, seed: int) -> Share:
 def _begin(config: dict[str, Any], device: torch.device, learner: Learner[Any]) -> _Course:
     """From nothing, or from what a checkpoint holds."""
     nothing = [0.0] * learner.sums
-    progress = checkpoints.load(Path(config["folder"]), learner.weights)
+    progress = checkpoints.load(depot.place(Path(config["folder"])), learner.weights)
     if progress is not None:
         _say(config, learner, f"going on from step {progress['step']}")
     progress = progress or {"step": 0, "curve": [], "validation": [], "seconds": 0.0, "sums": nothing}
@@ -166,7 +172,7 @@ def _steps(course: _Course) -> None:
     """From where the checkpoint was to the last step."""
     stage, learner, progress = course.stage, course.learner, course.progress
     autocast = mixed_precision(course.device, resolve_precision(stage.precision, course.config["dtype"], course.device))
-    saver = checkpoints.Saver(course.folder)
+    saver = checkpoints.Saver(course.folder, course.config.get("fence"))
     first, spent, started = progress["step"], progress["seconds"], time.monotonic()
     last_save = started
     for step, batch in zip(range(first, stage.steps), learner.batches(first), strict=True):
@@ -179,7 +185,7 @@ def _steps(course: _Course) -> None:
         if done % stage.validate_every == 0 or last:
             progress["validation"].append({"step": done} | learner.held_out())
         learner.after(done, last=last)
-        if last or (done % AGREE_EVERY == 0 and workers.agree(now - last_save > stage.checkpoint_every_s)):
+        if last or (done % AGREE_EVERY == 0 and save_due(now - last_save, stage.checkpoint_every_s)):
             _save(course, saver)
             last_save = time.monotonic()
     saver.wait()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from blm.cluster import depot
 from blm.model.checkpoint import Contract
 from blm.model.policy_batch import PolicyBatch
 from blm.pipelines.intent_cache import IntentCache
@@ -46,8 +47,8 @@ class TrainingData:
 def open_data(config: Mapping[str, Any], device: torch.device) -> TrainingData:
     """The data of one model, as the driver described it. UserError if something is damaged or does not fit."""
     stage: Stage2Config = config["stage"]
-    datasets = {robot: Path(path) for robot, path in config["datasets"].items()}
-    windows = open_windows(Path(config["windows"]), datasets)
+    datasets = {robot: depot.here(Path(path)) for robot, path in config["datasets"].items()}
+    windows = open_windows(depot.here(Path(config["windows"])), datasets)
     cells = tuple(config["cells"])
     index = WindowIndex(windows, cells)
     statistics = statistics_of(windows, cells)
@@ -69,12 +70,12 @@ def _intents(
 ) -> CachedIntents | LiveIntents:
     """From the cache, or by running the frozen MLLM in every step."""
     if config["caches"]:
-        return CachedIntents({robot: IntentCache(Path(path)) for robot, path in config["caches"].items()})
+        return CachedIntents({robot: IntentCache(depot.here(Path(path))) for robot, path in config["caches"].items()})
     from blm.model.intents import IntentExtractor
 
     contract = config["contract"]
     extractor = IntentExtractor(
-        Path(config["mllm"]),
+        depot.here(Path(config["mllm"])),
         layer=contract["layer"],
         max_text_tokens=contract["max_text_tokens"],
         device=str(device),

@@ -1,6 +1,6 @@
 """Validation rollouts while training goes on: a thread of the driver, simulators and policy in actors of their own.
 
-Training never waits for them: the actors ask Ray for no CPUs, and on CPUs yield to training by their priority. What
+Training never waits for them: without nodes of their kind the actors ask Ray for no CPUs, and yield by priority. What
 was rolled out is in `rollouts.jsonl`, so a stage that was killed goes on with the episodes that are missing, those of
 candidates from before the kill among them.
 """
@@ -20,12 +20,16 @@ from blm.actors.sim.outcome import EpisodeResult, Failure, RolloutConfig, Rollou
 from blm.actors.sim.policies import Inference, Policy
 from blm.actors.sim.tasks import instruction_for
 from blm.actors.sim.world import Cell, WorldConfig, parse_cell, seed_range
+from blm.cluster import depot, nodes
+from blm.cluster.asks import asked
 from blm.model.errors import UserError
 from blm.pipelines.ledger import Ledger, Record
 from blm.pipelines.policy_training.candidates import candidates, prune
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
 if TYPE_CHECKING:  # the thread imports Ray: stages are imported by every call of the command line
+    from ray.actor import ActorHandle
+
     from blm.actors.pool import WorkPool
     from blm.actors.sim.runner import RolloutRunner
     from blm.pipelines.stage2 import Stage2Config
@@ -130,13 +134,17 @@ class Judge:
         from blm.actors.pool import WorkPool
 
         config = RolloutConfig(execution=ExecutionConfig(execute_steps=self._config.rollout_execute_steps))
-        actor = ray.remote(PatientRunner).options(num_cpus=0)
-        return WorkPool(lambda: actor.remote(self._context.world, config), actors=max(1, self._config.rollout_actors))
+
+        def simulator() -> "ActorHandle":
+            actor = ray.remote(PatientRunner).options(**nodes.options(asked("stage2", "simulator")))
+            return actor.remote(self._context.world, config)
+
+        return WorkPool(simulator, actors=max(1, self._config.rollout_actors))
 
     def _next(self, ledger: Ledger) -> tuple[Entrant, int, Path] | None:
         """The earliest candidate without all its results, of any model."""
         for entrant in self._entrants:
-            for step, path in candidates(entrant.folder).items():
+            for step, path in candidates(depot.here(entrant.folder)).items():
                 if any(key not in ledger for _, _, keys in self._groups(entrant, step) for key in keys):
                     return entrant, step, path
         return None
@@ -157,7 +165,7 @@ class Judge:
 
         resources = self._context.resources
         make_policy = functools.partial(load_candidate, path, resources, self._config.rollout_euler_steps)
-        options = ServingOptions(num_gpus=1 if resources.device == "cuda" else 0)
+        options = ServingOptions(ask=asked("stage2", "policy", device=resources.device))
         policy = start_policy("candidate", make_policy, options)
         try:
             for cell, seeds, keys in self._groups(entrant, step):
@@ -208,7 +216,7 @@ def load_candidate(folder: Path, resources: ResourceConfig, euler_steps: int) ->
     if resources.device == "cpu":
         os.nice(NICE)
     return load_policy_for(
-        folder, device=resources.device, dtype=getattr(torch, resources.dtype), euler_steps=euler_steps
+        depot.here(folder), device=resources.device, dtype=getattr(torch, resources.dtype), euler_steps=euler_steps
     )
 
 

@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blm.cluster import depot
 from blm.model.checkpoint import write_checkpoint
 from blm.model.policy import Policy
 from blm.model.policy_batch import PolicyBatch, PolicyDraws, make_draws, refuse_non_finite
 from blm.model.training import step_generator
 from blm.pipelines import workers
-from blm.pipelines.policy_training.candidates import CANDIDATES, CONTRACT, candidate
+from blm.pipelines.policy_training.candidates import CANDIDATES, CONTRACT, candidate, write_apart
 from blm.pipelines.policy_training.course import follow, share_of
 from blm.pipelines.policy_training.data import TrainingData, open_data
 from blm.pipelines.policy_training.heldout import held_out
@@ -125,11 +126,20 @@ class _PolicyLearner:
         """The averaged weights of now as a checkpoint that can act, where one is due and not there from before a
         kill."""
         due = last or (self.stage.rollouts_every and step % self.stage.rollouts_every == 0)
-        folder = candidate(Path(self.config["folder"]) / CANDIDATES, step)
-        if not due or dist.get_rank() != 0 or (folder / CONTRACT).is_file():
+        if not due or dist.get_rank() != 0:
             return
+        folder = candidate(depot.place(Path(self.config["folder"])) / CANDIDATES, step)
+        if not (depot.here(folder) / CONTRACT).is_file():
+            self._write(folder, step)
+        depot.keep(folder)
+
+    def _write(self, folder: Path, step: int) -> None:
         contract = self.data.contract
         contract = replace(contract, provenance={**contract.provenance, "step": step})
         state = {name: tensor.detach().cpu() for name, tensor in self.weights.average_state().items()}
         folder.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(folder, Path(self.config["mllm"]), contract, state)
+        mllm = depot.here(Path(self.config["mllm"]))
+        if depot.has_store():
+            write_apart(folder, lambda hidden: write_checkpoint(hidden, mllm, contract, state))
+        else:
+            write_checkpoint(folder, mllm, contract, state)

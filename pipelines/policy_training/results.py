@@ -1,12 +1,12 @@
 """What a finished Stage II tells: the checkpoints in their places, and one `metrics.json` over all its models."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from blm.cluster import depot
 from blm.pipelines.policy_training.candidates import CANDIDATES, choose, export, success_by_step
 from blm.pipelines.policy_training.regimes import Scope
 from blm.pipelines.workspace import StageContext, read_json, write_json
@@ -24,11 +24,11 @@ def finish_models(
     found = []
     for scope in models:
         folder = folders[scope.name]
-        metrics = read_json(folder / METRICS)
+        metrics = read_json(depot.here(folder / METRICS))
         mine = [record for record in records if record["scope"] == scope.name]
         choice = choose(mine, metrics["curve"][-1]["step"])
         export(folder / CANDIDATES, choice.step, context.out / scope.folder)
-        shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+        depot.drop(folder / CANDIDATES)
         rollouts = [
             {"step": step, "successes": successes, "episodes": episodes}
             for step, (successes, episodes) in success_by_step(mine).items()

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from blm.cluster import depot, nodes
+from blm.cluster.asks import asked
 from blm.model.normalize import EmbodimentStatistics
 from blm.model.policy_batch import PolicyGroup
 from blm.pipelines.windows.dataset import RobotDataset
 from blm.pipelines.windows.feed import ahead, policy_group
 from blm.pipelines.windows.index import Share, WindowIndex
 
+DECODER = asked("baseline", "pictures")
 BLOCK_ROWS = 256
 """Rows that a task decodes, about: whole steps."""
 SEGMENT_BLOCKS = 256
@@ -73,7 +76,7 @@ class PictureFeed:
         self.index = index
         self._statistics, self._cameras, self._future, self._tasks = dict(statistics), tuple(cameras), future, tasks
         self._folders = tuple(str(datasets[robot.name]) for robot in index.windows)
-        self._opened = [RobotDataset.open(folder) for folder in self._folders]
+        self._opened = _open(self._folders)
 
     def batch(self, rows: np.ndarray, place: np.ndarray | None = None) -> PictureBatch:
         """The windows numbered `rows` int64 [B], rows of one robot together, decoded in this process."""
@@ -160,7 +163,7 @@ def _streamed(plan: _Plan, first: int, last: int, tasks: int) -> Iterator[tuple[
             _decode_steps,
             fn_kwargs={"reference": [reference], "start": start, "end": end, "per_block": per_block},
             batch_size=None,
-            num_cpus=0,
+            **nodes.options(DECODER),
             compute=ray.data.TaskPoolStrategy(size=tasks),
         )
         options = dataset.context.execution_options
@@ -196,6 +199,11 @@ def _decode_steps(
     return decoded if later is None else decoded | {"future": later[back]}
 
 
+def _open(folders: Sequence[str]) -> list[RobotDataset]:
+    """The datasets in `folders`, on whichever node this is."""
+    return [RobotDataset.open(depot.here(Path(folder))) for folder in folders]
+
+
 _plans: dict[str, tuple[_Plan, list[RobotDataset]]] = {}
 """In a worker process: plans that it was given, with their datasets opened; the last few."""
 
@@ -208,5 +216,5 @@ def _known(reference: Any) -> tuple[_Plan, list[RobotDataset]]:
         plan = ray.get(reference)
         if len(_plans) >= 4:
             del _plans[next(iter(_plans))]
-        _plans[key] = (plan, [RobotDataset.open(folder) for folder in plan.folders])
+        _plans[key] = (plan, _open(plan.folders))
     return _plans[key]

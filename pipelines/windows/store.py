@@ -7,11 +7,13 @@ was killed goes on with the blocks that are left.
     <out>/<robot>/state.npy chunk.npy is_pad.npy future.npy usable.npy     one row a frame
     <out>/<robot>/block-00000.npz ...                                      sketches, a block each
     <out>/<robot>/windows.json                                             written last: what the arrays are
+
+Where nodes do not share their disks a task writes its rows to a file of their own, `rows-00000.npz`; the driver puts
+them into the arrays, and these into the store.
 """
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,15 +21,17 @@ from typing import Any
 
 import numpy as np
 
+from blm.cluster import depot
 from blm.model.errors import UserError
 from blm.pipelines.datasets.items import map_items
 from blm.pipelines.datasets.parquet import temporary_path
+from blm.pipelines.ingest.arrays import write_arrays
 from blm.pipelines.windows.dataset import RobotDataset
 from blm.pipelines.windows.statistics import Sketch
 from blm.pipelines.windows.windows import EpisodeWindows, RobotWindows, held_out, windows_of
 from blm.pipelines.workspace import read_json, read_json_if_there, write_json
 
-INDEX, PLAN = "windows.json", "plan.json"
+INDEX, PLAN, ROWS = "windows.json", "plan.json", "rows-"
 BLOCK_FRAMES, MOST_BLOCKS = 4096, 64
 """Frames of a piece of work, in whole episodes; more, where there would be too many sketches to add up."""
 ARRAYS = tuple(field.name for field in fields(EpisodeWindows))
@@ -51,8 +55,9 @@ def prepare_windows(
     opened = {name: RobotDataset.open(folder) for name, folder in datasets.items()}
     for name, dataset in opened.items():
         plan = {"chunk": chunk, "min_actions": min_actions, "frames": dataset.n_frames, "folder": str(datasets[name])}
-        if read_json_if_there(out / name / PLAN) != plan:
-            shutil.rmtree(out / name, ignore_errors=True)
+        there = all((out / name / f"{array}.npy").is_file() for array in ARRAYS)
+        if read_json_if_there(out / name / PLAN) != plan or not there:
+            depot.drop(out / name)
             _allocate(dataset, out / name, chunk)
             write_json(out / name / PLAN, plan)
     items = [
@@ -62,11 +67,14 @@ def prepare_windows(
         for block in _blocks(dataset)
         if not _done(out / name, block["block"]).is_file()
     ]
-    for _ in map_items(items, WindowWorker, arguments={}, workers=workers, light=True):
+    for _ in map_items(items, WindowWorker, arguments={}, workers=workers, light=True, reads=("folder",)):
         pass
     for name, dataset in opened.items():
+        if depot.has_store():
+            _gather(out / name)
         if not (out / name / INDEX).is_file():
             _complete(dataset, out / name, min_actions)
+        depot.keep(out / name)
     if progress is not None and items:
         progress(", ".join(f"{name}: {dataset.n_frames} frames" for name, dataset in opened.items()))
 
@@ -105,18 +113,39 @@ class WindowWorker:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """item: `folder` (dataset), `out`, `chunk`, `min_actions`, and `block`, `first`, `end` of the episodes."""
-        dataset, out = _opened(item["folder"]), Path(item["out"])
+        dataset, out = _opened(item["folder"]), depot.place(Path(item["out"]))
         episodes = dataset.episodes[item["first"] : item["end"]]
         found = [windows_of(dataset, one, item["chunk"], item["min_actions"]) for one in episodes]
         rows = slice(episodes[0].first_frame, episodes[-1].first_frame + episodes[-1].length)
-        for name in ARRAYS:
-            array = np.lib.format.open_memmap(out / f"{name}.npy", mode="r+")
-            array[rows] = np.concatenate([getattr(one, name) for one in found])
-            array.flush()
+        arrays = {name: np.concatenate([getattr(one, name) for one in found]) for name in ARRAYS}
+        if depot.has_store():
+            path = out / f"{ROWS}{item['block']:05d}.npz"
+            write_arrays(path, arrays | {"first": np.array(rows.start)})
+            depot.keep(path)
+        else:
+            _put(out, rows.start, arrays)
         kept = held_out(dataset)[item["first"] : item["end"]]
         train = [(one.group, w) for one, w, held in zip(episodes, found, kept, strict=True) if not held]
         _save_sketches(_done(out, item["block"]), train)
+        depot.keep(_done(out, item["block"]))
         return {"block": item["block"], "frames": rows.stop - rows.start}
+
+
+def _put(folder: Path, first: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the rows from `first` on into the whole arrays."""
+    for name in ARRAYS:
+        array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")
+        array[first : first + len(arrays[name])] = arrays[name]
+        array.flush()
+
+
+def _gather(folder: Path) -> None:
+    """Put what tasks on other nodes wrote into the whole arrays."""
+    depot.here(folder)
+    for path in sorted(folder.glob(f"{ROWS}*.npz")):
+        with np.load(path) as arrays:
+            _put(folder, int(arrays["first"]), arrays)
+        depot.drop(path)
 
 
 _kept: dict[str, RobotDataset] = {}
