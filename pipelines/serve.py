@@ -7,7 +7,6 @@ blm serve upgrade --model ...                                         another mo
 
 import argparse
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -48,6 +47,7 @@ def serve(arguments: argparse.Namespace) -> int:
     config = configured(arguments)
     from blm.serve.checkpoint import check_folder, fetched, full_name
     from blm.serve.guard.keys import resolve
+    from blm.serve.policy_server import open_socket
 
     model = full_name(arguments.model)
     check_folder(fetched(model), with_policy=config.actions.enabled, with_chat=config.chat.enabled)
@@ -55,7 +55,7 @@ def serve(arguments: argparse.Namespace) -> int:
     device = config.device if config.device != "auto" else ("cuda" if gpus() else "cpu")
     if arguments.write_config is not None:
         return write_config(arguments.write_config, model, config, device)
-    check_port(config.host, config.port)
+    open_socket(config.host, config.port).close()  # Ray is not asked: its proxies would share a port in silence
     began = time.perf_counter()
     _say(f"starting {SERVED_NAME} from {arguments.model}; this takes a minute or two on a CPU")
     if os.environ.get("BLM_RAY_LOGS") != "all":
@@ -111,19 +111,6 @@ def write_config(file: Path, model: str, config: ServeConfig, device: str) -> in
         raise UserError(f"{file} cannot be written ({error.strerror or error}); name another place") from error
     _say(f"wrote {file}; on a cluster with blm on every node: serve deploy {file}")
     return 0
-
-
-def check_port(host: str, port: int) -> None:
-    """UserError unless this process may listen there. Ray is not asked: its proxies would share a port in silence."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
 
 
 def ready_text(config: ServeConfig, *, front: str, seconds: float) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from small_diffusion import write_small_diffusion_policy
+from small_policy_server import NotedPolicy, description_of_random, serving
 
 from blm.actors.sim.world import WorldConfig
 from blm.model.errors import UserError
@@ -46,3 +47,13 @@ def test_a_world_is_as_the_checkpoints_were_trained_unless_it_is_given(tmp_path:
     assert world_of([trained], parsed("--image-px", "32", "--geometry", "official")).image_px == 32
     with pytest.raises(UserError, match="pictures of 64, 112 px"):
         world_of([trained, other], parsed())
+
+
+def test_a_server_of_ours_says_what_its_policy_sees() -> None:
+    described = description_of_random(cameras=("side", "front"), image_px=96)
+    with serving(NotedPolicy(), described) as port:
+        address = f"blm://127.0.0.1:{port}"
+        world = world_of([address], parsed("--cells", "panda/PickCube"))
+        given = world_of([address], parsed("--cameras", "front", "--image-px", "64"))
+    assert (world.cameras, world.image_px) == (("side", "front"), 96)
+    assert (given.cameras, given.image_px) == (("front",), 64)

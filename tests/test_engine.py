@@ -228,6 +228,8 @@ def test_vllm_is_told_what_the_configuration_says(tiny_mllm, tmp_path):
     assert options["max_num_seqs"] == 5
     assert options["max_model_len"] <= 8192
     assert options["enforce_eager"]
+    assert options["distributed_executor_backend"] == "uni"
+    assert engine_environment("cpu")["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"  # or vLLM would not listen to that
     assert chat_dtype(tiny_mllm, chat, "cuda") == "bfloat16"
     assert chat_dtype(tiny_mllm, ChatConfig(dtype="float16"), "cpu") == "float16"
     assert engine_options(tiny_mllm, chat, "cuda")["gpu_memory_utilization"] == chat.gpu_memory_share

@@ -16,8 +16,9 @@ from small_server import STATE, picture
 
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
-from blm.pipelines.benchmarks.serve_chaos import CONFIG, kill_only, upgrade
+from blm.pipelines.benchmarks.serve_chaos import kill_only, upgrade
 from blm.pipelines.benchmarks.serve_chaos_load import Ended, Load, gap_s, steadiness
+from blm.pipelines.benchmarks.serve_chaos_server import CONFIG
 from blm.pipelines.benchmarks.serve_processes import Served
 from blm.serve import drain
 from blm.serve.autoscaling import PRESSURE, WINDOW_S, Latencies, autoscaling, replicas_wanted

@@ -6,6 +6,9 @@ blm bench serve-chaos [--model DIR] [--overload-seconds 60]
     upgrade    `blm serve upgrade` to another folder with HTTP and WebSocket robots at work
     overload   requests at twice the rate that the server manages: who is accepted is answered, the rest is told at once
     kill       SIGKILL of one of two replicas, then of the only one
+    zero       no replica while nobody asks; how long who asks again waits
+    overflow   control replicas come, take what would have to wait, and go           (with --chat)
+    apart      the policy in a control replica alone, conversations beside it        (with --chat)
 
 The server is `blm serve` with replicas that hold the policy alone (`--chat` for whole ones): what is shown here, the
 front door, Ray Serve and the web application do, whatever computes behind them. Robots run in this process.
@@ -18,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +35,18 @@ from blm.pipelines.benchmarks.serve_chaos_load import (
     robots_at_work,
     steadiness,
 )
-from blm.pipelines.benchmarks.serve_processes import REPLICA, Served, memory_of, started_blm
+from blm.pipelines.benchmarks.serve_chaos_pools import from_zero, overflow, policy_apart
+from blm.pipelines.benchmarks.serve_chaos_server import CONFIG, bad, processes, replicas, say, told, wait_for
+from blm.pipelines.benchmarks.serve_processes import Served, memory_of, started_blm
 
-CONFIG: dict[str, Any] = {
-    "playground": {"enabled": False},
-    "logs": {"requests": False},
-    "batches": {"max_waiting": 8},
-    "guard": {"key_requests": 10_000, "max_requests": 10_000, "key_connections": 10_000, "max_connections": 10_000},
-    "model": {"min": 1, "max": 2, "ongoing": 3.0, "more_after_s": 2.0, "fewer_after_s": 4.0},
-    "drain_s": 10.0,
-}
 MANY, FEW = 8, 1
 """Robots that are too many for one replica, and few enough."""
-CHANGE_S = 240.0
-"""A replica that has not come or gone by then will not."""
 OVERLOAD = 2.0
 THREADS = 96
 
 
 def bench_serve_chaos(model: Path | None, overload_seconds: float, chat: bool = False) -> dict[str, Any]:
-    """All four, on one server.
+    """All of them; the first four on one server.
 
     model: a checkpoint folder; None: one with random weights is made. chat: whole replicas, with vLLM. UserError if
     the server does not start.
@@ -63,25 +56,29 @@ def bench_serve_chaos(model: Path | None, overload_seconds: float, chat: bool = 
         folder = model or _make_checkpoint(scratch)
         config = {**CONFIG, "chat": {"enabled": chat}}
         with started_blm(folder, config, scratch, "chaos") as server:
-            _say(f"server ready after {server.start_s:.0f} s")
+            say(f"server ready after {server.start_s:.0f} s")
             result: dict[str, Any] = {"start_s": round(server.start_s, 1), "chat": chat}
             result["scale"] = scale(server)
             result["upgrade"] = upgrade(server, folder, scratch)
             result["overload"] = overload(server, overload_seconds)
             result["kill"] = kill(server)
+        result["zero"] = from_zero(folder, scratch)
+        if chat:
+            result["overflow"] = overflow(folder, scratch)
+            result["apart"] = policy_apart(folder, scratch)
     return result
 
 
 def scale(server: Served) -> dict[str, Any]:
     """1 -> 2 -> 1 replicas under load; how long each change took, and what failed meanwhile."""
     with robots_at_work(server.url, http=MANY) as load:
-        up_s = _wait_for(lambda: replicas(server) == 2, "a second replica")
+        up_s = wait_for(lambda: replicas(server) == 2, "a second replica")
         time.sleep(3)
     busy = load.since()
     with robots_at_work(server.url, http=FEW) as load:
-        down_s = _wait_for(lambda: replicas(server) == 1, "the second replica to go")
+        down_s = wait_for(lambda: replicas(server) == 1, "the second replica to go")
     quiet = load.since()
-    return _told("scale", {"up_s": up_s, "down_s": down_s, "failed": _bad(busy) + _bad(quiet), "busy": busy})
+    return told("scale", {"up_s": up_s, "down_s": down_s, "failed": bad(busy) + bad(quiet), "busy": busy})
 
 
 def upgrade(server: Served, folder: Path, scratch: Path) -> dict[str, Any]:
@@ -89,7 +86,7 @@ def upgrade(server: Served, folder: Path, scratch: Path) -> dict[str, Any]:
     new = Path(shutil.copytree(folder, scratch / "upgraded", copy_function=os.link, dirs_exist_ok=True))
     port = server.url.rpartition(":")[2]
     command = [sys.executable, "-m", "blm.pipelines.cli", "serve", "upgrade", "--model", str(new), "--port", port]
-    before = {process.pid for process in model_processes(server)}
+    before = {process.pid for process in processes(server, "model")}
     with robots_at_work(server.url, http=2, blm=2) as load:
         time.sleep(2)
         began_s = time.perf_counter()
@@ -97,16 +94,16 @@ def upgrade(server: Served, folder: Path, scratch: Path) -> dict[str, Any]:
         if done.returncode:
             raise UserError(f"the upgrade did not work: {done.stderr.strip()[-300:]}")
         took_s = round(time.perf_counter() - began_s, 1)
-        gone_s = _wait_for(lambda: not before & {process.pid for process in model_processes(server)}, "the old to go")
+        gone_s = wait_for(lambda: not before & {process.pid for process in processes(server, "model")}, "the old to go")
         time.sleep(2)
     found = load.since()
-    return _told("upgrade", {"took_s": took_s, "old_gone_s": gone_s, "failed": _bad(found), "robots": found})
+    return told("upgrade", {"took_s": took_s, "old_gone_s": gone_s, "failed": bad(found), "robots": found})
 
 
 def overload(server: Served, seconds: float) -> dict[str, Any]:
     """Twice the rate that it manages, for so long; memory of all processes meanwhile."""
     with robots_at_work(server.url, http=THREADS // 2) as load:
-        _wait_for(lambda: replicas(server) == 2, "all replicas")
+        wait_for(lambda: replicas(server) == 2, "all replicas")
         began_s = time.perf_counter()
         time.sleep(max(seconds / 6, 3.0))
         capacity = rate_per_s(load, began_s)
@@ -119,7 +116,7 @@ def overload(server: Served, seconds: float) -> dict[str, Any]:
             time.sleep(min(seconds / 6, 5.0))
         found = load.since(began_s)
         offered = (found["answered"] + found["refused"] + found["failed"]) / (time.perf_counter() - began_s)
-    return _told(
+    return told(
         "overload",
         {
             "capacity_per_s": round(capacity, 1),
@@ -140,81 +137,31 @@ def kill(server: Served) -> dict[str, Any]:
 def kill_one(server: Served) -> dict[str, Any]:
     """SIGKILL of one of two replicas under load."""
     with robots_at_work(server.url, http=MANY) as load:
-        _wait_for(lambda: replicas(server) == 2, "two replicas")
-        return _told("kill of one of two", _killed(server, load, wanted=2))
+        wait_for(lambda: replicas(server) == 2, "two replicas")
+        return told("kill of one of two", _killed(server, load, wanted=2))
 
 
 def kill_only(server: Served) -> dict[str, Any]:
     """SIGKILL of the only replica while a robot is at work."""
     with robots_at_work(server.url, http=FEW) as load:
-        _wait_for(lambda: replicas(server) == 1, "the second replica to go")
-        return _told("kill of the only one", _killed(server, load, wanted=1))
+        wait_for(lambda: replicas(server) == 1, "the second replica to go")
+        return told("kill of the only one", _killed(server, load, wanted=1))
 
 
 def _killed(server: Served, load: Load, *, wanted: int) -> dict[str, Any]:
-    victim = model_processes(server)[0]
+    victim = processes(server, "model")[0]
     began_s = time.perf_counter()
     victim.send_signal(signal.SIGKILL)
-    back_s = _wait_for(
-        lambda: not psutil.pid_exists(victim.pid) and len(model_processes(server)) >= wanted <= replicas(server),
+    back_s = wait_for(
+        lambda: not psutil.pid_exists(victim.pid) and len(processes(server, "model")) >= wanted <= replicas(server),
         "the replica to come back",
     )
     time.sleep(2)
     found = load.since(began_s)
-    return {"back_s": back_s, "gap_s": gap_s(load, began_s), "failed": _bad(found), "requests": found}
-
-
-# ------------------------------------------------------------------------------------------------------- the server
-
-
-def replicas(server: Served) -> int:
-    """Whole replicas that answer, as the server's own metrics count them; 0 while nobody answers."""
-    try:
-        with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as reply:
-            text = reply.read().decode()
-    except OSError:
-        return 0
-    lines = [line for line in text.splitlines() if line.startswith("blm_replica_up{") and 'replica="model-' in line]
-    return sum(line.endswith(" 1.0") for line in lines)
-
-
-def model_processes(server: Served) -> list[psutil.Process]:
-    """The processes of these replicas, those that are about to go among them."""
-    found = []
-    for process in psutil.Process(server.process.pid).children(recursive=True):
-        try:
-            words = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if words.startswith(REPLICA) and ":model" in words:
-            found.append(process)
-    return found
-
-
-def _wait_for(condition: Callable[[], bool], what: str) -> float:
-    began_s = time.perf_counter()
-    while not condition():
-        if time.perf_counter() > began_s + CHANGE_S:
-            raise UserError(f"waited {CHANGE_S:g} s for {what}")
-        time.sleep(0.5)
-    return round(time.perf_counter() - began_s, 1)
-
-
-def _bad(found: dict[str, Any]) -> int:
-    """Requests without a good answer: nothing of this may make a server refuse."""
-    return int(found["failed"] + found["refused"])
+    return {"back_s": back_s, "gap_s": gap_s(load, began_s), "failed": bad(found), "requests": found}
 
 
 def _make_checkpoint(scratch: Path) -> Path:
     from blm.pipelines.benchmarks.serve_checkpoint import make_checkpoint
 
     return make_checkpoint(scratch, preset="tiny", device="cpu")
-
-
-def _told(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    _say(f"{name}: {found}")
-    return found
-
-
-def _say(text: str) -> None:
-    print(f"[serve-chaos] {text}", flush=True)

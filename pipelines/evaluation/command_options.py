@@ -52,16 +52,21 @@ def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def world_of(references: Sequence[str], arguments: argparse.Namespace) -> WorldConfig:
-    """The world that was asked for; where nothing was, as the checkpoints among the references were trained.
+    """The world that was asked for; where nothing was, as the checkpoints among the references were trained, and as
+    servers of ours say that theirs were.
 
-    UserError if a checkpoint cannot be read, or two were trained with pictures of different sizes.
+    UserError if a checkpoint cannot be read, a server of ours does not answer, or two were trained with pictures of
+    different sizes.
     """
     from blm.model.checkpoint_files import read_folder
 
     contracts = [read_folder(Path(reference)) for reference in references if is_folder(reference)]
+    seen = [(one["cameras"], one["image_px"]) for one in contracts]
+    if not (arguments.cameras and arguments.image_px):
+        seen += [_said_by(reference) for reference in references if reference.startswith("blm://")]
     cells = arguments.cells or _trained_in(contracts)
-    cameras = arguments.cameras or list(dict.fromkeys(name for one in contracts for name in one["cameras"]))
-    sizes = {arguments.image_px} if arguments.image_px else {one["image_px"] for one in contracts}
+    cameras = arguments.cameras or list(dict.fromkeys(name for names, _ in seen for name in names))
+    sizes = {arguments.image_px} if arguments.image_px else {px for _, px in seen if px}
     if len(sizes) > 1:
         raise UserError(f"these policies see pictures of {', '.join(map(str, sorted(sizes)))} px; they share no world")
     given: dict[str, Any] = {"cells": tuple(cells), "cameras": tuple(cameras), "image_px": max(sizes, default=0)}
@@ -91,6 +96,16 @@ def settings_of(arguments: argparse.Namespace) -> tuple[EvaluateConfig, Resource
         actors="auto" if arguments.actors == "auto" else int(arguments.actors),
     )
     return config, resources
+
+
+def _said_by(address: str) -> tuple[Sequence[str], int]:
+    """Cameras and picture size that a server of ours says its policy needs."""
+    from blm.actors.remote.references import open_remote
+
+    client = open_remote(address)
+    client.close()
+    description = client.description
+    return (description.cameras, description.image_px) if description is not None else ((), 0)
 
 
 def _trained_in(contracts: Sequence[dict[str, Any]]) -> list[str]:

@@ -33,7 +33,11 @@ def engine_options(folder: Path, chat: ChatConfig, device: str) -> dict[str, Any
         "generation_config": "vllm",  # sampling defaults are the protocol's, not the folder's
     }
     if device == "cpu":
-        return options | {"enforce_eager": True, "kv_cache_memory_bytes": round(chat.kv_cache_gb * 2**30)}
+        return options | {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": round(chat.kv_cache_gb * 2**30),
+            "distributed_executor_backend": "uni",  # the worker in the engine's process, as on one GPU
+        }
     return options | {
         "gpu_memory_utilization": chat.gpu_memory_share,
         "tensor_parallel_size": chat.tensor_parallel,
@@ -50,6 +54,9 @@ def engine_environment(device: str) -> dict[str, str]:
     }
     if device == "cpu":
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # the default would pin every engine to the same core
+        # On CPUs vLLM gives the worker a process of its own, to set its OpenMP threads there, unless it is told so.
+        # Ours are set before: without that process an answer crosses one border less, and 300 MB are saved.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
 
