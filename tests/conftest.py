@@ -16,8 +16,17 @@ from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make test PYTEST_ARGS=--long` runs everything."""
+    parser.addoption("--long", action="store_true", help="also run what takes minutes each (marker `long`)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that ask the running server come last, so that it does not run beside all the others."""
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; give --long"))
     items.sort(key=lambda item: "live_server" in getattr(item, "fixturenames", ()))
 
 

@@ -51,7 +51,7 @@ def test_a_run_whose_processes_are_killed_ends_with_the_same_files(
 
 
 @pytest.mark.sim
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_pipeline_ends_with_the_same_results(tmp_path: Path) -> None:
     options = [word for option in OPTIONS if "checkpoint_every_s" not in option for word in ("--set", option)]
     command = [

@@ -82,7 +82,7 @@ def test_a_corpus_is_ingested_as_on_one_machine(worked: tuple[Path, Path, dict[s
 
 
 @pytest.mark.sim
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("world", [2, 4])
 def test_every_stage_runs_over_nodes_and_goes_on_with_empty_disks(
     request: pytest.FixtureRequest, tmp_path: Path, world: int
