@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ PASSED = (
 )
 """Variables that workers on other nodes get from the driver if it has them. Credentials are not among them, since Ray
 shows these to everybody who sees its dashboard, nor is BLM_SCRATCH: each node has its own."""
+KNOCK_S = 5.0
+"""For the head to accept a connection. Ray itself would try for minutes where nobody listens."""
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:/]+):\d{1,5}")
 
 
@@ -48,14 +51,22 @@ def join(address: str, settings: Mapping[str, str], common: dict[str, Any]) -> N
     import ray
 
     try:
+        if address != "auto":
+            _knock(address)
         ray.init(address=address, runtime_env={"env_vars": worker_environment(settings)}, **common)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"no Ray cluster can be joined at {address} ({reason}); start one with "
             "`ray start --head`, or leave --address out"
         ) from error
     print(f"[ray] joined {welcome()}", flush=True)
+
+
+def _knock(address: str) -> None:
+    """OSError unless somebody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def worker_environment(settings: Mapping[str, str]) -> dict[str, str]:

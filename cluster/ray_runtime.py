@@ -163,7 +163,8 @@ def log_folder() -> Path | None:
 
 def is_up() -> bool:
     """Whether this process is connected to Ray; does not import it."""
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # absent while another thread imports Ray
+    return initialized is not None and bool(initialized())
 
 
 def disconnect() -> None:

@@ -1,6 +1,8 @@
 """What is asked of which kind of node, and what becomes of it on the cluster that is there. Without Ray."""
 
 import json
+import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -140,6 +142,16 @@ def test_addresses_that_no_driver_can_join_are_refused_with_the_reason(address: 
 @pytest.mark.parametrize("address", ["auto", "10.0.0.1:6379", "head.svc.cluster.local:6379", "[::1]:6379"])
 def test_addresses_of_a_head_are_taken(address: str) -> None:
     joining.check_address(address)
+
+
+def test_a_head_that_is_not_there_is_one_line_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        began_s = time.monotonic()
+        with pytest.raises(UserError, match="no Ray cluster can be joined"):
+            joining.join(address, {}, {})
+    assert time.monotonic() - began_s < 2 * joining.KNOCK_S
 
 
 def test_workers_get_settings_but_no_secrets_and_nothing_that_the_job_has_said(monkeypatch: pytest.MonkeyPatch) -> None:
