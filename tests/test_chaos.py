@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -103,15 +105,16 @@ def test_a_finished_file_is_progress_and_an_unfinished_or_a_note_is_not(tmp_path
 
 
 def test_only_working_processes_below_a_raylet_are_victims() -> None:
-    assert workers_below([os.getpid()]) == []  # nothing of Ray is below this test
+    child = subprocess.Popen(["sleep", "60"])  # below it there is nothing of Ray, whatever is below this process
+    try:
+        assert workers_below([child.pid]) == []
+    finally:
+        child.kill()
+        child.wait()
     assert workers_below([2**22 + 1]) == []  # no such process
 
 
 def test_a_process_that_has_ended_is_not_killed() -> None:
-    import subprocess
-
-    import psutil
-
     child = subprocess.Popen(["sleep", "60"])
     victim = Victim(process=psutil.Process(child.pid), name="sleeper")
     assert kill(victim.process)
