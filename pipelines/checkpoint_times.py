@@ -10,6 +10,7 @@ attempt.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,23 +69,26 @@ def _leaving() -> bool:
 def _note() -> None:
     """Leave word in the cluster that this training has written a checkpoint."""
     if _worker.training is not None and dist.get_rank() == 0 and is_up():
-        from ray.experimental.internal_kv import _internal_kv_put
-
-        _internal_kv_put(_key(_worker.training), b"saved", namespace=_NAMESPACE)
+        _board().internal_kv_put(_key(_worker.training), b"saved", True, _NAMESPACE)
 
 
 def saved(training: Path) -> bool:
     """Whether a training has written a checkpoint since `forget`. Ray must be up, as for `forget`."""
-    from ray.experimental.internal_kv import _internal_kv_exists
-
-    return bool(_internal_kv_exists(_key(training), namespace=_NAMESPACE))
+    return bool(_board().internal_kv_exists(_key(training), _NAMESPACE))
 
 
 def forget(training: Path) -> None:
     """Take down the word that a training has left."""
-    from ray.experimental.internal_kv import _internal_kv_del
+    _board().internal_kv_del(_key(training), False, _NAMESPACE)
 
-    _internal_kv_del(_key(training), namespace=_NAMESPACE)
+
+def _board() -> Any:
+    """Where all processes of the cluster may leave a word. There is no public way, and Ray's own helper is lost to a
+    process in which another cluster has ended."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return GcsClient(address=ray.get_runtime_context().gcs_address)
 
 
 def _key(training: Path) -> bytes:
