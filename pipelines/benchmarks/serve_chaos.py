@@ -102,7 +102,7 @@ def upgrade(server: Served, folder: Path, scratch: Path) -> dict[str, Any]:
 
 def overload(server: Served, seconds: float) -> dict[str, Any]:
     """Twice the rate that it manages, for so long; memory of all processes meanwhile."""
-    with robots_at_work(server.url, http=THREADS // 2) as load:
+    with robots_at_work(server.url, http=MANY) as load:
         wait_for(lambda: replicas(server) == 2, "all replicas")
         began_s = time.perf_counter()
         time.sleep(max(seconds / 6, 3.0))

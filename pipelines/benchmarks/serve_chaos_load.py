@@ -114,10 +114,13 @@ def bodies_for(url: str) -> list[bytes]:
 
 
 @contextmanager
-def robots_at_work(url: str, *, http: int = 0, blm: int = 0) -> Iterator[Load]:
-    """So many robots of each protocol, each asking again as soon as it is answered, until the block ends."""
+def robots_at_work(url: str, *, http: int = 0, blm: int = 0, bodies: Sequence[bytes] = ()) -> Iterator[Load]:
+    """So many robots of each protocol, each asking again as soon as it is answered, until the block ends.
+
+    bodies: what those of HTTP ask; by default what suits the server's policy, for which it is asked first.
+    """
     load = Load()
-    bodies = bodies_for(url) if http else []
+    bodies = bodies or (bodies_for(url) if http else [])
     ways: list[Callable[[], Robot]] = [functools.partial(Poster, url, bodies)] * http
     ways += [functools.partial(ROBOTS["blm"], url, place) for place in range(blm)]
     threads = [threading.Thread(target=_ask_all, args=(way, load, lambda: None), daemon=True) for way in ways]

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from blm.pipelines.benchmarks.serve_chaos_load import robots_at_work
+from blm.pipelines.benchmarks.serve_chaos_load import bodies_for, robots_at_work
 from blm.pipelines.benchmarks.serve_chaos_server import CONFIG, bad, metrics, processes, say, told, wait_for
 from blm.pipelines.benchmarks.serve_http import connect
 from blm.pipelines.benchmarks.serve_people import converse, question
@@ -22,9 +22,10 @@ def from_zero(folder: Path, scratch: Path) -> dict[str, Any]:
     """Replicas that hold the policy alone, none while nobody asks: they go, and who asks then waits for one."""
     config = {**CONFIG, "chat": {"enabled": False}, "model": SLEEPY}
     with started_blm(folder, config, scratch, "zero") as server:
+        bodies = bodies_for(server.url)
         asleep_s = wait_for(lambda: not processes(server, "model"), "the last replica to go")
         began_s = time.perf_counter()
-        with robots_at_work(server.url, http=1) as load:
+        with robots_at_work(server.url, http=1, bodies=bodies) as load:
             wait_for(lambda: bool(load.ended), "an answer")
             woken_s = round(time.perf_counter() - began_s, 1)
             time.sleep(3)
