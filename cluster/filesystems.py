@@ -8,7 +8,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from blm.model.errors import UserError
+from blm.model.errors import UserError, first_line
 
 CONNECT_S, ANSWER_S = 5.0, 60.0
 """How long S3 may take to accept a connection, and may be silent in the midst of one."""
@@ -42,9 +42,3 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     except (ArrowException, OSError, ValueError) as error:
         raise UserError(f"the store {uri} cannot be opened: {first_line(error)}") from error
     return filesystem, f"{parts.netloc}{parts.path}".rstrip("/")
-
-
-def first_line(error: object) -> str:
-    """The first line of an error, cut to a readable length."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 200 else f"{line[:200]}..."

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-from blm.cluster.filesystems import first_line, open_filesystem
-from blm.model.errors import UserError
+from blm.cluster.filesystems import open_filesystem
+from blm.model.errors import UserError, first_line
 
 BLOCK = 16 * 2**20  # what is read and written at once, and what is one request of a small file
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0

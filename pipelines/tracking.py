@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blm.model.errors import UserError
+from blm.model.errors import UserError, first_line
 
 if TYPE_CHECKING:  # mlflow takes a second to import: only a stage that runs pays for it
     from mlflow.entities import Metric
@@ -181,10 +181,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, cut to a readable length."""
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) <= 200 else f"{line[:200]}..."

@@ -4,9 +4,6 @@ One JSON object a line on standard input, `{"policy", "seconds"}`, one on standa
 that time, in batches of `ROWS`.
 """
 
-import json
-import os
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -16,6 +13,7 @@ import torch
 
 from blm.model.predictor import load_policy_for
 from blm.pipelines.benchmarks.invariance import observations
+from blm.pipelines.benchmarks.workers import answer_requests
 
 ROWS = 4
 """Observations a pass: a few robots that share a replica."""
@@ -41,12 +39,8 @@ def answer(folder: str, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     """Answers requests until standard input ends."""
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     torch.set_num_threads(1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        os.write(answers, (json.dumps(answer(request["policy"], request["seconds"])) + "\n").encode())
+    answer_requests(lambda request: answer(request["policy"], request["seconds"]))
 
 
 if __name__ == "__main__":

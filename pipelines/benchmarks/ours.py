@@ -6,9 +6,6 @@ One JSON object a line on standard input, one on standard output; `wall_s` is th
 - `{"source", "geometry", "image_px", "stride"}`: the episodes of a file, rendered
 """
 
-import json
-import os
-import sys
 import tempfile
 import time
 from functools import cache
@@ -21,6 +18,7 @@ from blm.actors.demonstrator import Demonstrator
 from blm.actors.sim.demonstration import DemonstrationConfig, DemonstrationItem
 from blm.actors.sim.episode import write_episodes
 from blm.actors.sim.world import Cell, Geometry, WorldConfig
+from blm.pipelines.benchmarks.workers import answer_requests
 from blm.pipelines.render import RenderConfig
 from blm.pipelines.render_frames import RenderWorker
 
@@ -70,14 +68,9 @@ def draw(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Answers requests until standard input ends."""
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for line in sys.stdin:
-            request = json.loads(line)
-            answer = (draw if "source" in request else demonstrate)(request, Path(folder))
-            os.write(answers, (json.dumps(answer) + "\n").encode())
+        answer_requests(lambda request: (draw if "source" in request else demonstrate)(request, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,6 @@ standard output. Every case acts the same: the arm sways a little about its rest
 task's time limit, then the next seed. Simulators are made, and the first picture is drawn, before the clock starts.
 """
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -25,6 +22,7 @@ from blm.actors.sim.runner import RolloutRunner
 from blm.actors.sim.stock_envs import make_stock
 from blm.actors.sim.world import Geometry, WorldConfig, parse_cell
 from blm.model.types import ActionChunk, Observation, Prefixes
+from blm.pipelines.benchmarks.workers import answer_requests
 
 CELL = parse_cell("panda/PickCube")
 EXECUTE_STEPS = 8
@@ -154,15 +152,16 @@ def measure(go_on: Round, seconds: float) -> dict[str, Any]:
     return {"steps": steps, "wall_s": time.perf_counter() - began_s, "seconds": kinds}
 
 
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a request asks to be measured."""
+    go_on = with_policy(request["policy"], request["slots"]) if "policy" in request else prepared(request["case"])
+    return measure(go_on, request["seconds"])
+
+
 def main() -> None:
     """Answers requests until standard input ends."""
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     torch.set_num_threads(1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        go_on = with_policy(request["policy"], request["slots"]) if "policy" in request else prepared(request["case"])
-        os.write(answers, (json.dumps(measure(go_on, request["seconds"])) + "\n").encode())
+    answer_requests(answer)
 
 
 if __name__ == "__main__":

@@ -11,28 +11,22 @@ nor Ray is loaded, so that what is measured is the server.
 A request that is refused or breaks is an error, `{"error"}`: what a server does when it is full is another benchmark.
 """
 
-import json
-import os
-import sys
+from typing import Any
 
 from blm.pipelines.benchmarks.serve_people import talk
 from blm.pipelines.benchmarks.serve_robots import act, describe
+from blm.pipelines.benchmarks.workers import answer_requests
 
 WORK = {"act": act, "talk": talk, "describe": describe}
 
 
-def main() -> None:
-    """Answers requests until standard input ends."""
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = WORK[request["do"]](request)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        os.write(answers, (json.dumps(answer) + "\n").encode())
+def answer(request: dict[str, Any]) -> Any:
+    """What came of a request."""
+    try:
+        return WORK[request["do"]](request)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":
-    main()
+    answer_requests(answer)

@@ -3,7 +3,8 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,3 +61,11 @@ def running(commands: Mapping[str, Sequence[str]], cores: Mapping[str, int]) -> 
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
+    """In such a process: answers requests until standard input ends."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    for line in sys.stdin:
+        os.write(answers, (json.dumps(answer(json.loads(line))) + "\n").encode())

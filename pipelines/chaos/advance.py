@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blm.model.errors import UserError
+from blm.pipelines.keeping import RUN
 from blm.pipelines.workspace import BEGUN, BOOKKEEPING, MANIFEST, read_json
-
-RUN = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

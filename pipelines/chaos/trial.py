@@ -16,13 +16,14 @@ from typing import Any
 
 from blm.cluster import depot
 from blm.model.errors import UserError
-from blm.pipelines.chaos.advance import RUN, Advance, advance
+from blm.pipelines.chaos.advance import Advance, advance
 from blm.pipelines.chaos.assault import Assault, read_kills, read_times
 from blm.pipelines.chaos.comparison import compare
 from blm.pipelines.chaos.counts import tallies
 from blm.pipelines.chaos.driver import Driver
 from blm.pipelines.chaos.nodes import Nodes
 from blm.pipelines.chaos.results import Result
+from blm.pipelines.keeping import RUN
 from blm.pipelines.workspace import read_json, read_json_if_there, read_manifest, write_json
 
 STATE = "state.json"
