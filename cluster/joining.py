@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from blm.cluster import nodes
+from blm.cluster import nodes, ray_corners
 from blm.model.errors import UserError
 
 PASSED = (
@@ -89,7 +89,5 @@ def welcome() -> str:
 
 def dashboard() -> str | None:
     """Address of the dashboard of the cluster that is connected, if it has one."""
-    from ray._private.worker import get_dashboard_url  # `ray.init` returns it, but only to whoever called it
-
-    url = get_dashboard_url()
-    return f"http://{url}" if url else None
+    found = ray_corners.dashboard_address()
+    return f"http://{found}" if found else None

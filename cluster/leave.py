@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+from blm.cluster import ray_corners
 from blm.model.errors import UserError
 
 SECONDS = 90.0
@@ -23,19 +24,11 @@ def announce(seconds: float, node_id: str | None = None) -> str:
     Returns the node's id. Raises UserError if the cluster refuses, as it does for its head.
     """
     import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined] # `ray drain-node` uses it: there is no public way
-    from ray.core.generated import autoscaler_pb2
 
-    context = ray.get_runtime_context()
-    node_id = node_id or context.get_node_id()
-    accepted, reason = GcsClient(address=context.gcs_address).drain_node(
-        node_id,
-        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
-        "the node was told to go",
-        int((time.time() + seconds) * 1000),
-    )
-    if not accepted:
-        raise UserError(f"the cluster does not let node {node_id[:8]} go: {reason}")
+    node_id = node_id or str(ray.get_runtime_context().get_node_id())
+    refusal = ray_corners.drain(node_id, int((time.time() + seconds) * 1000), "the node was told to go")
+    if refusal is not None:
+        raise UserError(f"the cluster does not let node {node_id[:8]} go: {refusal}")
     return node_id
 
 

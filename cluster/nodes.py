@@ -8,10 +8,10 @@ count as if they were. Nothing here asks for more than some node can give, so no
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from blm.cluster import ray_corners
 from blm.cluster.asks import KINDS, Ask, Kind
 from blm.model.errors import UserError
 
@@ -80,7 +80,7 @@ def there() -> list[Node]:
     import ray
 
     found = [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    return found + startable(_groups(), found)
+    return found + startable(ray_corners.node_groups(), found)
 
 
 def startable(groups: Sequence[tuple[Mapping[str, float], int]], found: Sequence[Node]) -> list[Node]:
@@ -103,16 +103,6 @@ def _node(resources: Mapping[str, float]) -> Node:
         gpus=float(resources.get("GPU", 0.0)),
         kinds=frozenset(kind for kind in KINDS if resources.get(kind, 0.0) >= 1),
     )
-
-
-def _groups() -> list[tuple[Mapping[str, float], int]]:
-    """What the autoscaler was told (the second version of it tells); nothing without one."""
-    from ray._private.state import state  # Ray Data reads it here too: there is no public way
-
-    with suppress(AttributeError, RuntimeError):
-        config = state.get_cluster_config()
-        return [(dict(one.resources), one.max_count) for one in config.node_group_configs] if config else []
-    return []
 
 
 def placed(ask: Ask, *, patience_s: float = PATIENCE_S) -> Place:
@@ -200,8 +190,5 @@ def leaving() -> bool:
     if not is_up():
         return False
     import ray
-    from ray._private.state import state  # Ray Train's own watcher asks here: there is no public way
 
-    with suppress(AttributeError, RuntimeError, ray.exceptions.RayError):
-        return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
-    return False
+    return ray.get_runtime_context().get_node_id() in ray_corners.draining()

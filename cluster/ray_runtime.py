@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from blm.cluster import joining
+from blm.cluster import joining, ray_corners
 from blm.model.errors import UserError
 
 ENVIRONMENT = {
@@ -113,10 +113,8 @@ def set_environment(more: Mapping[str, str] | None = None) -> None:
 def _show_only_progress() -> None:
     """Of what worker processes and Ray's daemons say, show the driver's reader progress and short warnings, each once.
 
-    Ray has no public hook for it. Tracebacks are left out: an exception reaches the driver by itself.
+    Tracebacks are left out: an exception reaches the driver by itself.
     """
-    from ray._private import worker
-
     warned: set[str] = set()
 
     def show(batch: dict[str, Any], ignore_prefix: bool = False) -> None:
@@ -129,8 +127,7 @@ def _show_only_progress() -> None:
                     warned.add(warning[:WARNING_START])
                     print(f"[ray] {warning[:300]}", flush=True)
 
-    if hasattr(worker, "print_to_stdstream"):  # another Ray keeps its own way of forwarding
-        worker.print_to_stdstream = show
+    ray_corners.forward_with(show)
 
 
 @contextmanager
@@ -156,9 +153,8 @@ def log_folder() -> Path | None:
     """Where this Ray session's workers log, or None without a session."""
     if not is_up():
         return None
-    from ray._private.worker import _global_node  # the only holder of the session's folder
-
-    return Path(_global_node.get_session_dir_path()) / "logs" if _global_node else None
+    folder = ray_corners.session_folder()
+    return folder / "logs" if folder else None
 
 
 def is_up() -> bool:

@@ -10,19 +10,17 @@ attempt.
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from blm.cluster import nodes
+from blm.cluster import nodes, ray_corners
 from blm.cluster.ray_runtime import is_up
 
 HURRY_S = 5.0
 """Seconds between checkpoints while a node of the training is about to go."""
 LOOK_EVERY_S = 2.0
 """How often a worker asks whether its node is."""
-_NAMESPACE = b"blm"
 
 
 @dataclass(slots=True)
@@ -69,26 +67,17 @@ def _leaving() -> bool:
 def _note() -> None:
     """Leave word in the cluster that this training has written a checkpoint."""
     if _worker.training is not None and dist.get_rank() == 0 and is_up():
-        _board().internal_kv_put(_key(_worker.training), b"saved", True, _NAMESPACE)
+        ray_corners.leave_word(_key(_worker.training))
 
 
 def saved(training: Path) -> bool:
     """Whether a training has written a checkpoint since `forget`. Ray must be up, as for `forget`."""
-    return bool(_board().internal_kv_exists(_key(training), _NAMESPACE))
+    return ray_corners.has_word(_key(training))
 
 
 def forget(training: Path) -> None:
     """Take down the word that a training has left."""
-    _board().internal_kv_del(_key(training), False, _NAMESPACE)
-
-
-def _board() -> Any:
-    """Where all processes of the cluster may leave a word. There is no public way, and Ray's own helper is lost to a
-    process in which another cluster has ended."""
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    return GcsClient(address=ray.get_runtime_context().gcs_address)
+    ray_corners.remove_word(_key(training))
 
 
 def _key(training: Path) -> bytes:

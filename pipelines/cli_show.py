@@ -11,6 +11,7 @@ from typing import Any
 
 from blm.model.errors import UserError
 from blm.pipelines.evaluation.verdicts import RESULT, verdict_line
+from blm.pipelines.keeping import RUN
 from blm.pipelines.paper_layout import NEAREST, TITLES, layout, policies_of, text_table
 from blm.pipelines.paper_tables import PHYSICAL
 from blm.pipelines.workspace import read_json
@@ -44,8 +45,8 @@ def summary_file(folder: Path) -> Path:
     """`summary.json` of a run or of an evaluation's folder. UserError if there is none."""
     if (folder / SUMMARY).is_file():
         return folder / SUMMARY
-    if (folder / "run.json").is_file():
-        stage = read_json(folder / "run.json")["stages"].get("evaluate", {}).get("folder", "")
+    if (folder / RUN).is_file():
+        stage = read_json(folder / RUN)["stages"].get("evaluate", {}).get("folder", "")
         if stage and (folder / stage / SUMMARY).is_file():
             return folder / stage / SUMMARY
         raise UserError(f"{folder} has not been evaluated; run its stage `evaluate` first")

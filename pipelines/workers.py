@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from blm.cluster import nodes
+from blm.cluster import nodes, ray_corners
 from blm.cluster.asks import asked
 from blm.cluster.ray_runtime import cause_of, log_folder
 from blm.pipelines import checkpoint_times, fence
@@ -109,14 +109,12 @@ def _release_all_but(kept: set[str]) -> None:
     while it started, and the next attempt would wait for its CPUs for ever.
     """
     import ray
-    from ray._raylet import PlacementGroupID
     from ray.util import placement_group_table, remove_placement_group
-    from ray.util.placement_group import PlacementGroup
 
     job = ray.get_runtime_context().get_job_id()  # the end of the names of all that belongs to it
     for name, entry in placement_group_table().items():
         if name.endswith(job) and name not in kept and entry["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+            remove_placement_group(ray_corners.placement_group(name))
 
 
 def prepare(config: dict[str, Any]) -> tuple[int, int, torch.device]:

@@ -35,7 +35,8 @@ from blm.serve.client_messages import (
 )
 
 CONNECT_S = 10.0
-"""A server that is not there after so long has not been started."""
+"""A server that does not answer after so long is taken not to have been started; a pool that sleeps at zero replicas
+takes half a minute to wake, so whoever may meet one gives `connect_s`."""
 DEADLINE_S = 30.0
 PORT = 8000
 _SECURE = {"https": True, "wss": True, "http": False, "ws": False, "blm": False}
@@ -46,15 +47,22 @@ class PolicyClient:
     """A policy on a server. Thread-safe: each thread that asks has a connection to itself while it does."""
 
     def __init__(
-        self, url: str, *, key: str = "", deadline_s: float = DEADLINE_S, contract: Contract | None = None
+        self,
+        url: str,
+        *,
+        key: str = "",
+        deadline_s: float = DEADLINE_S,
+        connect_s: float = CONNECT_S,
+        contract: Contract | None = None,
     ) -> None:
         """url: ws://host:port or http://host:port, perhaps wss or https. deadline_s: for each answer, connecting
-        included. contract: what you rely on (see `/v1/contract`); a server that serves something else refuses.
+        included. connect_s: for the server to say what it serves, within the deadline. contract: what you rely on
+        (see `/v1/contract`); a server that serves something else refuses.
 
         Nothing is opened yet. UserError for a bad address.
         """
         self.url = address(url, "ws", "/blm")
-        self.deadline_s = deadline_s
+        self.deadline_s, self.connect_s = deadline_s, connect_s
         self._contract = contract
         self._description: PolicyDescription | None = None
         self._numbers = itertools.count(1)
@@ -73,7 +81,7 @@ class PolicyClient:
     def description(self) -> PolicyDescription:
         """What the server serves; it is asked once. Errors as for `infer_batch`."""
         if self._description is None:
-            self._lines.ask(lambda line, deadline: None, Deadline(min(self.deadline_s, CONNECT_S)))
+            self._lines.ask(lambda line, deadline: None, Deadline(min(self.deadline_s, self.connect_s)))
         assert self._description is not None, "a connection without a greeting"
         return self._description
 

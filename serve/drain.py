@@ -1,15 +1,15 @@
 """How a replica learns that it has to go, so that open episodes can end first.
 
 Ray Serve waits for a replica's requests, open WebSockets among them, but tells the code in it nothing. It keeps a mark
-in the replica's process, though, which `stopping` reads; where a later Ray keeps it elsewhere, sessions are cut off
-when Serve's patience ends, and the log says so.
+in the replica's process, though, which `replica_stops` reads; where a later Ray keeps it elsewhere, sessions are cut
+off when Serve's patience ends, and the log says so.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from blm.cluster.ray_corners import replica_stops
 from blm.serve.observability.logs import log
 
 LOOK_EVERY_S = 0.25
@@ -19,16 +19,8 @@ PATIENCE_S = 15.0
 """How much longer than `drain_s` Serve waits before it kills a replica."""
 
 
-def stopping() -> bool | None:
-    """Whether Ray Serve is stopping the replica that this process is; None if it cannot be told."""
-    from ray._private.worker import global_worker
-
-    replica: Any = global_worker.actors.get(global_worker.actor_id)
-    return getattr(getattr(replica, "_replica_impl", None), "_shutting_down", None)
-
-
 async def when_stopping(
-    leave: Callable[[], Awaitable[None]], *, look: Callable[[], bool | None] = stopping, settle_s: float = SETTLE_S
+    leave: Callable[[], Awaitable[None]], *, look: Callable[[], bool | None] = replica_stops, settle_s: float = SETTLE_S
 ) -> None:
     """Wait until the replica has to go and the front knows of it, then call `leave`, once."""
     while not (now := look()):

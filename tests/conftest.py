@@ -15,6 +15,9 @@ from blm.actors.sim.world import WorldConfig
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
+MACHINE = {"ray", "sim", "slow", "long", "live_server", "s3_address"}
+"""Marks and fixtures of tests that keep both cores busy."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make test PYTEST_ARGS=--long` runs everything."""
@@ -22,12 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that ask the running server come last, so that it does not run beside all the others."""
+    """Tests that ask the running server come last, so that it does not run beside all the others.
+
+    `make test` has two processes of tests. Files whose tests start processes of their own (MACHINE) all go to one of
+    them, so that nothing heavy runs beside something heavy; the other has the rest, a file at a time.
+    """
     if not config.getoption("--long"):
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; give --long"))
     items.sort(key=lambda item: "live_server" in getattr(item, "fixturenames", ()))
+    heavy = {item.path for item in items if MACHINE & {*item.keywords, *getattr(item, "fixturenames", ())}}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("machine" if item.path in heavy else item.path.stem))
 
 
 @pytest.fixture(scope="session")

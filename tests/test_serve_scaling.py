@@ -14,6 +14,7 @@ import yaml
 from live_server import started
 from small_server import STATE, picture
 
+from blm.cluster.ray_corners import replica_stops
 from blm.model.errors import UserError
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 from blm.pipelines.benchmarks.serve_chaos import kill_only, upgrade
@@ -227,7 +228,7 @@ def test_outside_of_a_replica_nobody_has_to_go() -> None:
     async def leave() -> None:
         raise AssertionError("nothing to leave")
 
-    assert drain.stopping() is None
+    assert replica_stops() is None
     asyncio.run(drain.when_stopping(leave))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from blm.cluster.ray_runtime import cause_of
 from blm.model.errors import UserError
 from blm.pipelines.ablation.variants import BASE, COMMON, Ablation
+from blm.pipelines.keeping import RUN
 from blm.pipelines.plan import Done, Step, finished, make_plan
 from blm.pipelines.run import RunOptions, run
 from blm.pipelines.show import rule
@@ -146,7 +147,7 @@ def _shared(study: Study, done: Mapping[str, Done], seed: int) -> frozenset[str]
 @contextmanager
 def _as_asked(study: Study) -> Iterator[None]:
     """Keep run.json what the base's run wrote: `blm status` is about the base."""
-    path = study.folder / "run.json"
+    path = study.folder / RUN
     text = path.read_text()
     try:
         yield

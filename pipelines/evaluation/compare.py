@@ -25,6 +25,7 @@ from blm.pipelines.evaluation import comparison
 from blm.pipelines.evaluation.paired import evaluation_file, label, read_outcomes
 from blm.pipelines.evaluation.sequential import Rules
 from blm.pipelines.evaluation.verdicts import RESULT, text
+from blm.pipelines.keeping import RUN
 from blm.pipelines.workspace import read_json_if_there, write_json
 
 
@@ -116,6 +117,6 @@ def _ended_before(path: Path, rounds: int) -> bool:
 def default_out(first: str, second: str) -> Path:
     """`compare/` in the run that the first is an evaluation of, else in `runs`; a folder a pair."""
     path = evaluation_file(first) or evaluation_file(first.rpartition("@")[0])
-    run = path.parent.parent if path is not None and (path.parent.parent / "run.json").exists() else Path("runs")
+    run = path.parent.parent if path is not None and (path.parent.parent / RUN).exists() else Path("runs")
     slugs = [re.sub(r"[^A-Za-z0-9._-]+", "-", label(reference)).strip("-.") for reference in (first, second)]
     return run / "compare" / "-against-".join(slugs)

@@ -29,6 +29,7 @@ from blm.pipelines.evaluation.command_options import add_policy_arguments, setti
 from blm.pipelines.evaluation.curve_page import html, text
 from blm.pipelines.evaluation.references import is_address, is_folder
 from blm.pipelines.evaluation.standalone import evaluate_policy, name_of
+from blm.pipelines.keeping import RUN
 from blm.pipelines.ledger import Record
 from blm.pipelines.policy_training.regimes import read_models
 from blm.pipelines.statistics import mcnemar, one_backend, success_row
@@ -138,9 +139,9 @@ def checkpoint_of(reference: str) -> str:
     UserError for a run that has not come so far, or that has several policies.
     """
     run = Path(reference)
-    if not is_folder(reference) or not (run / "run.json").is_file():
+    if not is_folder(reference) or not (run / RUN).is_file():
         return reference
-    stage = read_json(run / "run.json")["stages"].get("stage2", {}).get("folder", "")
+    stage = read_json(run / RUN)["stages"].get("stage2", {}).get("folder", "")
     if not stage or not (run / stage / "models.json").is_file():
         raise UserError(f"{run} has no trained policy yet; run its stage `stage2` first")
     models = read_models(run / stage)
@@ -167,7 +168,7 @@ def check_modes(reference: str, modes: Sequence[str]) -> None:
 def default_out(reference: str, name: str) -> Path:
     """`curve/<name>` in the run that the policy belongs to, else in `runs`."""
     folders = [Path(reference).resolve(), *Path(reference).resolve().parents] if is_folder(reference) else []
-    run = next((folder for folder in folders if (folder / "run.json").is_file()), Path("runs"))
+    run = next((folder for folder in folders if (folder / RUN).is_file()), Path("runs"))
     return run / "curve" / name
 
 

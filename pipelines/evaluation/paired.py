@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blm.model.errors import UserError
+from blm.pipelines.keeping import RUN
 from blm.pipelines.statistics import Result, holm, mcnemar, one_backend, wilson
 from blm.pipelines.workspace import read_json, read_json_if_there
 
@@ -53,8 +54,8 @@ def evaluation_file(reference: str) -> Path | None:
         return path
     if (path / EPISODES).is_file():
         return path / EPISODES
-    if (path / "run.json").is_file():
-        stage = read_json(path / "run.json")["stages"].get("evaluate", {}).get("folder", "")
+    if (path / RUN).is_file():
+        stage = read_json(path / RUN)["stages"].get("evaluate", {}).get("folder", "")
         if not (path / stage / EPISODES).is_file():
             raise UserError(f"{path} has not been evaluated; run its stage `evaluate` first")
         return path / stage / EPISODES

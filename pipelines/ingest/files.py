@@ -60,7 +60,7 @@ def write_files(
                     counts[-1][split] += bool(stay.any())
                     if stay.all():
                         _link(Path(item["part"]), target)
-                        depot.keep(target)  # it looks like the part, which the store knows under another name
+                        depot.keep(target)
                     elif stay.any():
                         items.append(item | {"split": split, "out": str(target)})
                 first, number = first + n, number + 1

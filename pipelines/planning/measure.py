@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from blm.model.errors import UserError
 from blm.pipelines.config import RunConfig
+from blm.pipelines.keeping import RUN
 from blm.pipelines.planning.costs import Costs
 from blm.pipelines.planning.workload import Workload, count
 from blm.pipelines.schema import build
@@ -28,7 +29,7 @@ def finished(run: Path) -> dict[str, dict[str, Any]]:
     """Manifests of a run's finished stages in order, "folder" added to each: of the folders that the run was last asked
     for, else the newest of the stage. UserError if the folder holds no run.
     """
-    asked = read_json(run / "run.json")["stages"]
+    asked = read_json(run / RUN)["stages"]
     found = {}
     for stage in STAGES:
         folders = [run / asked[stage.name]["folder"]] if stage.name in asked else []
@@ -43,7 +44,7 @@ def finished(run: Path) -> dict[str, dict[str, Any]]:
 
 def run_config(run: Path, done: Mapping[str, Mapping[str, Any]]) -> RunConfig:
     """The configuration that the finished stages of a run were made with."""
-    values = dict(read_json(run / "run.json")["config"])
+    values = dict(read_json(run / RUN)["config"])
     for name, manifest in done.items():
         values |= {name: manifest["config"], "world": manifest["world"], "resources": manifest["resources"]}
     config: RunConfig = build(RunConfig, _known(RunConfig, values), where=str(run))

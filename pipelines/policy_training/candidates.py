@@ -10,7 +10,7 @@ not the best so far are deleted.
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,22 +53,6 @@ def candidates(folder: Path) -> dict[int, Path]:
     """The whole candidates in a folder, by step."""
     found = {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*") if path.is_dir()}
     return dict(sorted(item for item in found.items() if (item[1] / CONTRACT).is_file()))
-
-
-def write_apart(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` make a folder that goes to a store, out of sight until none of its files is linked with another.
-
-    A file that came from the store is known by its time, which linked files share: it would be taken for one that the
-    store has no longer, and removed.
-    """
-    hidden = folder.with_name(f".tmp-{folder.name}")
-    write(hidden)
-    for path in [path for path in hidden.rglob("*") if path.is_file()]:
-        copy = path.with_name(f".tmp-{path.name}")
-        shutil.copyfile(path, copy)
-        os.replace(copy, path)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(hidden, folder)
 
 
 def success_by_step(records: Iterable[Record]) -> dict[int, tuple[int, int]]:

@@ -18,7 +18,7 @@ from blm.model.policy import Policy
 from blm.model.policy_batch import PolicyBatch, PolicyDraws, make_draws, refuse_non_finite
 from blm.model.training import step_generator
 from blm.pipelines import workers
-from blm.pipelines.policy_training.candidates import CANDIDATES, CONTRACT, candidate, write_apart
+from blm.pipelines.policy_training.candidates import CANDIDATES, CONTRACT, candidate
 from blm.pipelines.policy_training.course import follow, share_of
 from blm.pipelines.policy_training.data import TrainingData, open_data
 from blm.pipelines.policy_training.heldout import held_out
@@ -139,7 +139,4 @@ class _PolicyLearner:
         state = {name: tensor.detach().cpu() for name, tensor in self.weights.average_state().items()}
         folder.parent.mkdir(parents=True, exist_ok=True)
         mllm = depot.here(Path(self.config["mllm"]))
-        if depot.has_store():
-            write_apart(folder, lambda hidden: write_checkpoint(hidden, mllm, contract, state))
-        else:
-            write_checkpoint(folder, mllm, contract, state)
+        write_checkpoint(folder, mllm, contract, state)
