@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blm.cluster import depot
+from blm.cluster import depot, nodes
+from blm.cluster.asks import asked
 from blm.model.errors import UserError
 from blm.model.normalize import EmbodimentStatistics
 from blm.pipelines.datasets.parquet import temporary_path
@@ -79,7 +80,7 @@ def decode_once(
     if total_gb > most_gb:
         say(f"pictures take {total_gb:.1f} GB decoded, more than baseline.decoded_gb; they are decoded in every step")
         return {}
-    fill = ray.remote(_fill).options(num_cpus=1)
+    fill = ray.remote(_fill).options(**nodes.options(asked("baseline", "data")))
     for robot, (frames, *_) in shapes.items():
         files = {first: _file(folder / robot, first) for first in range(0, frames, FRAMES_A_TASK)}
         missing = [first for first, path in files.items() if not path.exists()]
