@@ -144,6 +144,18 @@ def test_nobody_is_waited_for_beyond_the_deadline() -> None:
         act("http://127.0.0.1:1", ONE)
 
 
+def test_a_server_that_takes_its_time_to_wake_is_waited_for_as_long_as_one_says() -> None:
+    def sleepy(connection: ServerConnection) -> None:
+        time.sleep(0.6)
+        greet(connection)
+
+    with scripted(sleepy) as url:
+        with PolicyClient(url, connect_s=0.1) as client, pytest.raises(UserError, match=r"within 0\.1 s"):
+            client.connect()
+        with PolicyClient(url, connect_s=5) as client:
+            assert client.connect().name
+
+
 @pytest.mark.parametrize(
     ("reply", "says"),
     [
