@@ -6,7 +6,7 @@ names the right option; what else is said about sentences, points and boxes, see
 Beside it stand what needs no model (the commonest answer of the training questions) and what needs no eyes (the same
 model shown a grey picture): the distance to both is what the model has learned to see.
 
-    answers.jsonl    one line an answer, appended as they come
+    answers.jsonl    one line an answer, appended as they come; in the order of the questions when all are there
     digital.json     by category
 """
 
@@ -58,6 +58,8 @@ def evaluate_digital(config: DigitalConfig, context: StageContext) -> dict[str, 
     questions = choose(read_questions(corpora / "test"), config.questions)
     with Ledger(context.out / "answers.jsonl", KEY) as ledger:
         _ask(config, context, stage1 / "model", questions, ledger)
+        place = {name: number for number, name in enumerate(_names(config, questions))}
+        ledger.sort(lambda record: place[record["id"], record["blank"]])
         said = {(record["id"], record["blank"]): record["answer"] for record in ledger.records}
     given = _as_meant(questions, said)
     before = read_json(stage1 / "metrics.json").get("accuracy", {}).get("before", {})
@@ -131,6 +133,11 @@ def _items(config: DigitalConfig, questions: Sequence[Question]) -> Iterator[dic
                     "ids": [question.id for question in batch],
                     "blank": blank,
                 }
+
+
+def _names(config: DigitalConfig, questions: Sequence[Question]) -> list[tuple[str, bool]]:
+    """What identifies each answer, in the order in which they are asked for."""
+    return [(name, item["blank"]) for item in _items(config, questions) for name in item["ids"]]
 
 
 def _print_table(context: StageContext, result: Mapping[str, Any], wall_s: float) -> None:
