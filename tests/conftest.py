@@ -15,8 +15,8 @@ from blm.actors.sim.world import WorldConfig
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
-MACHINE = {"ray", "sim", "slow", "long", "live_server", "s3_address"}
-"""Marks and fixtures of tests that keep both cores busy."""
+MACHINE = {"ray", "long", "live_server", "s3_address"}
+"""Marks and fixtures of tests that start clusters and servers."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,8 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that ask the running server come last, so that it does not run beside all the others.
 
-    `make test` has two processes of tests. Files whose tests start processes of their own (MACHINE) all go to one of
-    them, so that nothing heavy runs beside something heavy; the other has the rest, a file at a time.
+    `make test` has two processes of tests. Files whose tests start clusters and servers (MACHINE) all go to one of
+    them, so that no two of those meet; the other has the rest, a file at a time.
     """
     if not config.getoption("--long"):
         for item in items:
