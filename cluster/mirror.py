@@ -226,11 +226,13 @@ def _in_threads(call: Callable[[str], object], names: Iterable[str]) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Finished files below a folder."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(HIDDEN) for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
-            yield path
+    """Finished files below a folder, in order. Another process may delete folders meanwhile, which `rglob` minds."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        for name in sorted(names):
+            path = Path(place, name)
+            if not name.startswith(HIDDEN) and path.is_file():
+                yield path
 
 
 def _stamp(path: Path, name: str, entry: Entry, *, unsure: bool = False) -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blm.cluster import mirror
 from blm.model.errors import UserError
 from blm.pipelines import fence
 from blm.pipelines.chaos.advance import advance
@@ -102,6 +105,28 @@ def test_a_finished_file_is_progress_and_an_unfinished_or_a_note_is_not(tmp_path
     (folder / "part").write_text("x")
     os.utime(folder / "part", (7.0, 7.0))
     assert advance(lambda: [tmp_path], stages).newest_s == 7.0
+
+
+def test_looking_bears_with_folders_that_are_deleted_meanwhile(tmp_path: Path) -> None:
+    write_run(tmp_path, "stage1")
+    train = tmp_path / "stage1-00000000/train"
+    ended = threading.Event()
+
+    def checkpoints() -> None:
+        while not ended.is_set():
+            (train / "000001/shards").mkdir(parents=True)
+            (train / "000001/shards/one").write_text("x")
+            shutil.rmtree(train / "000001")
+
+    thread = threading.Thread(target=checkpoints)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert advance(lambda: [tmp_path], ("stage1",)).stage == "stage1"
+            list(mirror._files(tmp_path))
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_only_working_processes_below_a_raylet_are_victims() -> None:

@@ -5,6 +5,7 @@ Getting on means that a file of the stage under way has come to be finished (ren
 ledger has grown. What a process merely says does not count.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,8 +59,9 @@ def _stage_folders(copies: Sequence[Path]) -> dict[str, str]:
 
 def _newest(folder: Path) -> float:
     newest_s = 0.0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # renamed or deleted meanwhile
-            if path.name not in BOOKKEEPING and not path.name.startswith(".tmp-") and path.is_file():
-                newest_s = max(newest_s, path.stat().st_mtime)
+    for place, _, names in os.walk(folder):  # unlike `rglob` it bears with folders that are deleted meanwhile
+        for name in names:
+            if name not in BOOKKEEPING and not name.startswith(".tmp-"):
+                with suppress(OSError):  # renamed or deleted meanwhile
+                    newest_s = max(newest_s, os.stat(os.path.join(place, name)).st_mtime)
     return newest_s
