@@ -1,7 +1,8 @@
 """When what is killed: a plan made from a seed alone, before anything runs.
 
 Stages get their share of the kills by how long they take undisturbed, each at least one as far as they last: otherwise
-short stages would never see any. What a stage was too short for is left to the next one.
+short stages would never see any. What a stage was too short for is left to the next one; those that are over in a
+moment get none, since a kill that is left by the last stage would never be made.
 """
 
 import random
@@ -18,6 +19,9 @@ PATIENT_SHARE = 0.7
 SPREAD = 0.6
 """Share of a stage's undisturbed time over which its kills are spread: a faster run must not end before them."""
 
+MOMENT_S = 1.0
+"""A stage that takes less undisturbed is over before anything of it can be killed."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
@@ -33,21 +37,22 @@ class Planned:
 
 def shares(kills: int, durations: Mapping[str, float]) -> dict[str, int]:
     """How many kills each stage gets, in the order given: one each as far as they last, longest stages first, the rest
-    by duration (largest remainders).
+    by duration (largest remainders); none for those that are over in a moment.
 
     durations: seconds that each stage takes undisturbed.
     """
-    longest = sorted(durations, key=lambda name: -durations[name])
+    lasting = [name for name in durations if durations[name] >= MOMENT_S] or list(durations)
+    longest = sorted(lasting, key=lambda name: -durations[name])
     counts = {name: int(place < kills) for name, place in zip(longest, range(len(longest)), strict=True)}
     left = kills - sum(counts.values())
-    whole = sum(durations.values()) or 1.0
+    whole = sum(durations[name] for name in longest) or 1.0
     exact = {name: left * durations[name] / whole for name in longest}
     for name in longest:
         counts[name] += int(exact[name])
     remainders = sorted(longest, key=lambda name: int(exact[name]) - exact[name])
     for name in remainders[: kills - sum(counts.values())]:
         counts[name] += 1
-    return {name: counts[name] for name in durations}
+    return {name: counts.get(name, 0) for name in durations}
 
 
 class Schedule:
