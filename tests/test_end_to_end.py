@@ -14,6 +14,8 @@ import pytest
 pytestmark = [pytest.mark.sim, pytest.mark.ray, pytest.mark.slow]
 
 OPTIONS = [
+    "resources.train_workers=1",  # a worker takes ten seconds of a core before it does anything
+    "resources.actors=1",
     "world.cells=[panda/PushCube, panda/PickCube]",
     "collect.episodes_per_cell=20",
     "corpora.scenes=40",
