@@ -11,14 +11,13 @@ Ray reads all of this from the environment when it is imported; `environment` sa
 
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
+from blm.cluster.ports import free_ports
 from blm.model.errors import UserError
 from blm.serve.config import ServeConfig
 from blm.serve.drain import SETTLE_S
@@ -73,7 +72,7 @@ def environment(front: Front, config: ServeConfig) -> dict[str, str]:
     if front == "ray":
         return everywhere(front, config)
     folder = _private_folder(config.port)
-    statistics, metrics, fallback = _free_ports(3)
+    statistics, metrics, fallback = free_ports(3)
     return everywhere(front, config) | {
         PROGRAM: os.environ.get(PROGRAM) or str(write_wrapper(folder, config.guard)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -131,12 +130,3 @@ def _private_folder(port: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{port}-", dir="/tmp"))
     folder.chmod(0o700)
     return folder
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

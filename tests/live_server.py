@@ -5,7 +5,6 @@ overrun a server start one of their own.
 """
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import psutil
 import pytest
 from small_server import Server, write_speaking_policy
 
+from blm.cluster.ports import free_port
+
 START_S = 420
 LEAVE_S = 60
 
@@ -27,9 +28,7 @@ def started(model: Path, folder: Path, words: Sequence[str] = ()) -> Iterator[Se
 
     words: more of its command line. folder: for its log.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / f"server-{port}.log"
     command = [str(Path(sys.executable).with_name("blm")), "serve", "--model", str(model), "--port", str(port), *words]
     with log.open("wb") as output:

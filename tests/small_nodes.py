@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 SCRIPT = __file__
 NODES = 3
 TIMEOUT_S = 900
+MEET_S = 60
 SITE = """
 import os, sys
 
@@ -106,7 +108,8 @@ def cluster(folder: Path) -> Iterator[str]:
 
 
 class Copier:
-    """Writes what it reads in capitals, behind what stands in a file that all get."""
+    """Writes what it reads in capitals, behind what stands in a file that all get; not before a second node has come,
+    lest the first does everything."""
 
     def __init__(self, greeting: str) -> None:
         self._greeting = Path(greeting).read_text()
@@ -114,9 +117,21 @@ class Copier:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         words = [Path(source).read_text() for source in item["sources"]]
         target = Path(item["part"])
+        meet(Path(os.environ["TEST_DISKS"]) / f"met-{target.parent.name}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self._greeting + " ".join(words).upper())
         return {"disk": os.environ["BLM_SCRATCH"], "target": str(target)}
+
+
+def meet(folder: Path) -> None:
+    """Wait until processes of two nodes have come, or until it is clear that none will."""
+    folder.mkdir(exist_ok=True)
+    (folder / Path(os.environ["BLM_SCRATCH"]).name).touch()
+    limit_s = time.monotonic() + MEET_S
+    while len(list(folder.iterdir())) < 2:
+        if time.monotonic() > limit_s:
+            (folder / "nobody").touch()
+        time.sleep(0.1)
 
 
 def copied(home: Path) -> dict[str, Any]:

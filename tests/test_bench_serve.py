@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from blm.cluster.ports import free_port
 from blm.model.checkpoint import read_contract
 from blm.model.description import PolicyDescription
 from blm.model.embodiments import EMBODIMENTS
@@ -32,7 +33,7 @@ from blm.pipelines.benchmarks.serve_chat import BARE, OURS, measure_chat
 from blm.pipelines.benchmarks.serve_checkpoint import make_checkpoint
 from blm.pipelines.benchmarks.serve_clients import Clients, clients_at_work
 from blm.pipelines.benchmarks.serve_people import question, talk
-from blm.pipelines.benchmarks.serve_processes import Memory, flags, free_port, memory_of, started
+from blm.pipelines.benchmarks.serve_processes import Memory, flags, memory_of, started
 from blm.pipelines.benchmarks.serve_robots import act
 from blm.pipelines.cli import main
 from blm.serve.batches.answers import InThread

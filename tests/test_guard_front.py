@@ -18,21 +18,13 @@ from small_abuse import GOOD, LIMITS, Victim, dribble, frame, rest, victim
 from small_guard import small_app
 from websockets.sync.client import connect
 
+from blm.cluster.ports import free_ports
 from blm.serve.guard import connection as guard_connection
 from blm.serve.guard.config import GuardConfig
 from blm.serve.guard.guard import guard
 from blm.serve.guard.haproxy import haproxy, mend, write_wrapper
 
 LATE_S = 3.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def written_by_ray(folder: Path, *, port: int, stats: int, metrics: int, replica: int) -> Path:

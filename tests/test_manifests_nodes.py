@@ -196,7 +196,8 @@ def test_slurm_starts_a_head_a_worker_a_node_and_the_command(slurm: dict[str, st
     words = ["bash", str(SLURM), "run", "--preset", "tiny", "--root", "/shared/runs"]
     done = subprocess.run(words, env=slurm, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 3, done.stderr  # the command's own
-    head, workers = [words for words in noted(slurm, "ray") if words[1] == "start"]
+    starts = [words for words in noted(slurm, "ray") if words[1] == "start"]  # side by side, so in any order
+    head, workers = sorted(starts, key=lambda words: "--head" not in words)
     assert {"--head", "--num-cpus=0", "--num-gpus=0", "--node-ip-address=10.0.0.1", "--port=6379"} <= set(head)
     assert {"--address=10.0.0.1:6379", "--num-cpus=64", "--num-gpus=8"} <= set(workers)
     assert all(f"{kind}: {OFFER}" in " ".join(workers) for kind in KINDS)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from small_pipeline import call, make_stages, start
-from small_store import free_port
 
+from blm.cluster.ports import free_port
 from blm.cluster.stores import Store
 
 Disk = Callable[[str], None]

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_store import CREDENTIALS, free_port, make_bucket, point_at, relay, s3_server
+from small_store import CREDENTIALS, make_bucket, point_at, relay, s3_server
 
+from blm.cluster.ports import free_port
 from blm.cluster.stores import Entry, Store
 from blm.model.errors import UserError
 
