@@ -27,7 +27,7 @@ serve: setup ## chat and actions over HTTP from the newest trained model (CHECKP
 	$(VENV)/bin/blm serve --model $(CHECKPOINT) $(ARGS)
 
 test: setup lint ## lint, then the test suite (PYTEST_ARGS='-k name')
-	$(VENV)/bin/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: setup ## style, formatting and import contracts
 	$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
 """What tests share: Ray with two logical CPUs, an untrained tiny multimodal model, and a stage's context."""
 
+import functools
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +16,6 @@ from blm.actors.sim.world import WorldConfig
 from blm.pipelines.tracking import Tracker
 from blm.pipelines.workspace import ResourceConfig, StageContext
 
-MACHINE = {"ray", "long", "live_server", "s3_address"}
-"""Marks and fixtures of tests that start clusters and servers."""
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make test PYTEST_ARGS=--long` runs everything."""
@@ -25,19 +23,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that ask the running server come last, so that it does not run beside all the others.
-
-    `make test` has two processes of tests. Files whose tests start clusters and servers (MACHINE) all go to one of
-    them, so that no two of those meet; the other has the rest, a file at a time.
-    """
+    """Slow files first, then those that ask the running server, so that the many short ones are left for whichever of
+    two processes of tests is done before the other."""
     if not config.getoption("--long"):
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; give --long"))
-    items.sort(key=lambda item: "live_server" in getattr(item, "fixturenames", ()))
-    heavy = {item.path for item in items if MACHINE & {*item.keywords, *getattr(item, "fixturenames", ())}}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("machine" if item.path in heavy else item.path.stem))
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: 1 if asks_the_server(item.path) else 0 if item.path in slow else 2)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """`make test` has two processes of tests, which take a file at a time; those that ask the running server are one,
+    since it is started once a process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "server" if asks_the_server(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+@functools.cache
+def asks_the_server(path: Path) -> bool:
+    """Whether tests of a file ask the server of `live_server`."""
+    return "live_server" in path.read_text()
 
 
 @pytest.fixture(scope="session")
