@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: 1 if asks_the_server(item.path) else 0 if item.path in slow else 2)
 
 
+@pytest.hookimpl(optionalhook=True)  # one may run tests without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """`make test` has two processes of tests, which take a file at a time; those that ask the running server are one,
     since it is started once a process."""
