@@ -31,7 +31,11 @@ class Worker:
         seen.touch()
         (self._folder / f"worker-{os.getpid()}").touch()
         limit_s = time.monotonic() + 60
-        while behaviour == "waits" and len(list(self._folder.glob("worker-*"))) < 2 and time.monotonic() < limit_s:
+        while (
+            behaviour == "waits for company"
+            and len(list(self._folder.glob("worker-*"))) < 2
+            and time.monotonic() < limit_s
+        ):
             time.sleep(0.05)
         if behaviour == "always dies" or (behaviour == "dies once" and first_time):
             os._exit(1)
@@ -75,7 +79,9 @@ def _drain(pool: WorkPool[Any, Any]) -> dict[int, Outcome[Any, Any]]:
 def test_every_item_comes_back_once_and_actors_share_the_work(tmp_path: Path) -> None:
     with _pool(tmp_path) as pool:
         for number in range(40):
-            pool.submit((number, "" if number else "waits"))  # lest the first actor does all before the second is there
+            pool.submit(
+                (number, "" if number else "waits for company")
+            )  # lest the first actor does all before the second is there
         outcomes = _drain(pool)
         assert len(pool.actors()) == 2
     assert {number: one.result[0] for number, one in outcomes.items()} == {n: n * n for n in range(40)}
