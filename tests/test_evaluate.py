@@ -20,7 +20,7 @@ from blm.pipelines.digital.simulator import DigitalConfig
 from blm.pipelines.evaluate import EvaluateConfig, evaluate
 from blm.pipelines.evaluation.contestants import contestants, order
 from blm.pipelines.evaluation.references import OtherPolicy, check_checkpoint
-from blm.pipelines.workspace import StageContext, write_json
+from blm.pipelines.workspace import ResourceConfig, StageContext, write_json
 
 WORLD = WorldConfig(cells=("panda/PushCube",))
 ALL = [{"scope": "all", "folder": "model", "cells": list(WORLD.cells)}]
@@ -97,6 +97,13 @@ def test_the_stage_writes_its_results_and_continues_a_killed_attempt_to_the_same
     assert log.read_bytes() == outcomes
     assert len(lines(out, "timings.jsonl")) == 9
     assert sorted(path.name for path in (out / "videos").iterdir()) == videos
+
+    # Another number of actors and of episodes side by side, from the beginning: the same bytes.
+    one = replace(context, out=out.parent / "evaluate-11111111", resources=ResourceConfig(actors=1))
+    one.out.mkdir()
+    evaluate(replace(CONFIG, videos_per_cell=0, side_by_side=3), one)
+    assert (one.out / "episodes.jsonl").read_bytes() == outcomes
+    assert not (one.out / "videos").exists()
 
 
 def test_a_model_that_does_not_fit_the_world_is_refused(inputs: dict[str, Path]) -> None:
