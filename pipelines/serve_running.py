@@ -5,7 +5,6 @@ One small file a port, in a folder that nobody else may read; it goes when the s
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from blm.model.errors import UserError
+from blm.model.user_folder import user_folder
 from blm.pipelines.schema import build
 from blm.pipelines.serve_config_file import plain
 from blm.serve.config import ServeConfig
@@ -40,11 +40,7 @@ class RunningServer:
 
 def folder() -> Path:
     """Where the files lie."""
-    place = Path(tempfile.gettempdir()) / f"blm-serve-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.stat().st_uid != os.getuid():
-        raise UserError(f"{place} belongs to somebody else; set TMPDIR to a folder of your own")
-    return place
+    return user_folder("blm-serve")
 
 
 def write(server: RunningServer) -> Path:

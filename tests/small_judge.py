@@ -52,10 +52,10 @@ def small_judge(grade: Callable[[str], str] = by_words) -> Iterator[SmallJudge]:
                     status = 404
                 text = judge.grade(body["messages"][-1]["content"])
                 reply = {"choices": [{"message": {"role": "assistant", "content": text}}]}
-                self._send(status, reply if status == 200 else {"error": {"message": "not now"}})
             finally:
-                with lock:
+                with lock:  # before it is sent: whoever has the reply may ask the next question
                     judge.busy -= 1
+            self._send(status, reply if status == 200 else {"error": {"message": "not now"}})
 
         def _send(self, status: int, value: Any) -> None:
             data = json.dumps(value).encode()

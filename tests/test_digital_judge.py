@@ -1,6 +1,7 @@
 """A judge behind a real endpoint: asked as published, patiently, once for each answer, and never replaced."""
 
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -96,12 +97,14 @@ def test_what_cannot_be_read_is_asked_three_times_and_stays_without_a_rating(tmp
 
 
 def test_questions_go_side_by_side_but_not_more_than_allowed(tmp_path: Path) -> None:
-    def slow(_: str) -> str:
-        time.sleep(0.05)
+    together = threading.Barrier(3, timeout=30)
+
+    def in_company(_: str) -> str:
+        together.wait()  # no answer before three are asked
         return "[[1]]"
 
     cases = [Case(question=str(i), reference="a", answer="b") for i in range(12)]
-    with small_judge(slow) as server:
+    with small_judge(in_company) as server:
         Judge(config(server.url, concurrency=3), tmp_path / "verdicts.jsonl").rate(cases)
         assert server.most_busy == 3
 

@@ -2,7 +2,7 @@
 
 `lite` is our own and ships with the package. `official` is what ManiSkill downloads (its `MS_ASSET_DIR`, or
 ~/.maniskill) or brings along. The official files are used as they are, but for what our specs need and they
-lack; then a copy with the changes is written to a temporary folder that lives as long as the process:
+lack; then a copy with the changes is written to a folder of the user's, once per machine:
 
 - the Robotiq's knuckles are coupled by mimic joints, as in `lite`, where ManiSkill's agent closes the loops with
   constraints of its own;
@@ -10,15 +10,17 @@ lack; then a copy with the changes is written to a temporary folder that lives a
 - the WidowX AI gets our tool centre frame and, for collisions, the fingers of `lite`.
 """
 
+import hashlib
 import importlib.util
 import os
-import tempfile
+import uuid
 import xml.etree.ElementTree as ElementTree
 from functools import cache
 from pathlib import Path
 
 from blm.actors.sim.world import Geometry
 from blm.model.errors import UserError
+from blm.model.user_folder import user_folder
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -34,8 +36,6 @@ def _wheel() -> Path:
 WHEEL = _wheel()
 DOWNLOADED = Path(os.getenv("MS_ASSET_DIR", Path.home() / ".maniskill")) / "data/robots"
 """Where ManiSkill looks for what it downloads."""
-
-_WRITTEN = tempfile.TemporaryDirectory(prefix="blm-robots-")
 
 
 def official_sources(robot: str) -> tuple[Path, ...]:
@@ -82,12 +82,7 @@ def planning_description(robot: str, geometry: Geometry) -> Path:
     for joint in root.findall("joint"):
         for mimic in joint.findall("mimic"):
             joint.remove(mimic)
-    folder = Path(_WRITTEN.name) / f"planning-{robot}-{geometry}"
-    folder.mkdir()
-    path = folder / source.name
-    ElementTree.ElementTree(root).write(path)
-    path.with_suffix(".srdf").write_text(source.with_suffix(".srdf").read_text())
-    return path
+    return _written(root, source.name, source.with_suffix(".srdf"))
 
 
 def _adapted(robot: str) -> Path:
@@ -100,12 +95,24 @@ def _adapted(robot: str) -> Path:
         _simplify_gripper(root, _read(description(robot, "lite")))
     else:
         _fit_widowx_ai(root)
-    folder = Path(_WRITTEN.name) / robot
-    folder.mkdir()
-    path = folder / f"{robot}.urdf"
-    ElementTree.ElementTree(root).write(path)
-    path.with_suffix(".srdf").write_text(description(robot, "lite").with_suffix(".srdf").read_text())
-    return path
+    return _written(root, f"{robot}.urdf", description(robot, "lite").with_suffix(".srdf"))
+
+
+def _written(root: ElementTree.Element, name: str, srdf: Path) -> Path:
+    """Where a description and its SRDF lie under a name; a folder per content, so that processes can share it.
+
+    Not in a folder of each process: a worker that is killed cannot remove it.
+    """
+    files = {name: ElementTree.tostring(root), Path(name).with_suffix(".srdf").name: srdf.read_bytes()}
+    digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
+    folder = user_folder("blm-robots") / digest
+    folder.mkdir(exist_ok=True)
+    for file, content in files.items():
+        if not (folder / file).is_file():
+            temporary = folder / f".tmp-{uuid.uuid4().hex[:8]}-{file}"
+            temporary.write_bytes(content)
+            temporary.replace(folder / file)
+    return folder / name
 
 
 def _read(urdf: Path) -> ElementTree.Element:
