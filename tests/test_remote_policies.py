@@ -180,6 +180,16 @@ def test_a_server_that_is_silent_is_not_waited_for_beyond_the_deadline(mapping: 
         client.close()
 
 
+def test_a_server_that_never_says_what_it_is_is_waited_for_as_long_as_for_an_answer(mapping: Path) -> None:
+    told = threading.Event()
+    with scripted(lambda connection: told.wait(20)) as port:
+        began_s = time.monotonic()
+        with pytest.raises(UserError, match=r"within 1 s.*start the server, or correct the address"):
+            open_remote(f"openpi://127.0.0.1:{port}", mapping, deadline_s=1)
+        assert 1 <= time.monotonic() - began_s < 8
+        told.set()
+
+
 def test_a_server_that_does_not_read_is_not_waited_for_either() -> None:
     hold = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as door:

@@ -22,8 +22,6 @@ from blm.model.wire import unpack_map
 from blm.serve.client_lines import Deadline, Line, Lines, ServerError, ServerTimeoutError
 
 DEADLINE_S = 30.0
-CONNECT_S = 10.0
-"""A server that is not there after so long has not been started."""
 KEY_VARIABLE = "BLM_API_KEY"
 """Environment variable with the key that is shown to servers which want one."""
 SIDE_BY_SIDE = 8
@@ -36,7 +34,8 @@ class RemoteClient:
     def __init__(
         self, url: str, *, name: str, mapping: RemoteMapping | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
-        """url: ws://... deadline_s: for the answer to a batch, connecting included. Nothing is opened yet."""
+        """url: ws://... deadline_s: for the answer to a batch, connecting included, and for the server to say what it is;
+        one whose replicas sleep wakes within half a minute. Nothing is opened yet."""
         self.name = name
         self.url = url
         self.deadline_s = deadline_s
@@ -63,7 +62,7 @@ class RemoteClient:
         """Ask the server what it is. UserError if nobody answers, or if it needs a mapping and there is none."""
         try:
             with policy_errors():
-                self._lines.ask(lambda line, deadline: None, Deadline(min(self.deadline_s, CONNECT_S)))
+                self._lines.ask(lambda line, deadline: None, Deadline(self.deadline_s))
         except PolicyError as error:
             raise UserError(f"{error}; start the server, or correct the address") from error
         if self.mapping is None and self.description is None:
