@@ -191,11 +191,11 @@ class DiffusionNetwork(nn.Module):
         parts = self._parts(embodiment)
         observed = self.observed(torch.cat([seen, parts.state(state), told], dim=1))
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(steps, device=noise.device)
+        scheduler.set_timesteps(steps)
         x = noise
-        for time in scheduler.timesteps:
-            out = self._denoise(parts.enter(x.transpose(1, 2)), time.view(1), observed)
-            x = scheduler.step(parts.leave(out).transpose(1, 2).float(), time, x, eta=0.0).prev_sample
+        for level in scheduler.timesteps.tolist():  # numbers: the scheduler would fetch them from a GPU in every step
+            out = self._denoise(parts.enter(x.transpose(1, 2)), torch.full((1,), level, device=noise.device), observed)
+            x = scheduler.step(parts.leave(out).transpose(1, 2).float(), level, x, eta=0.0).prev_sample
         return x
 
 

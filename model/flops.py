@@ -16,7 +16,6 @@ from transformers import AutoConfig, PretrainedConfig
 
 from blm.model.families import empty_model, parts_of
 from blm.model.packing import PackedBatch
-from blm.model.prompts import IGNORE_INDEX
 from blm.model.vision import MERGE, PATCH_PX
 
 _PEAKS = {
@@ -61,7 +60,7 @@ def training_flops(config: PretrainedConfig, batch: PackedBatch, *, recompute: b
     costs = _costs(config.to_json_string())
     tokens = sum(batch.lengths)
     squares = sum(length**2 for length in batch.lengths)
-    answers = int((batch.labels[:, 1:] != IGNORE_INDEX).sum())
+    answers = len(batch.answers)
     blocks = 2.0 * costs.language * tokens + 2.0 * costs.attention * squares  # 4 * width * pairs, half of the square
     head = 2.0 * costs.head * answers
     total, patches, tower, merger = _vision(config, costs, batch)

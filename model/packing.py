@@ -63,8 +63,10 @@ class PackedBatch:
 
     input_ids: Tensor
     """int64 [1, T]."""
-    labels: Tensor
-    """int64 [1, T]."""
+    answers: Tensor
+    """int64 [N]: the places whose next token is an answer token."""
+    targets: Tensor
+    """int64 [N]: those tokens."""
     positions: Tensor
     """int64 [P, 1, T]."""
     documents: Documents
@@ -96,7 +98,8 @@ class PackedBatch:
 
         return PackedBatch(
             input_ids=self.input_ids.to(device),
-            labels=self.labels.to(device),
+            answers=self.answers.to(device),
+            targets=self.targets.to(device),
             positions=self.positions.to(device),
             documents=self.documents.to(device),
             rows=self.rows,
@@ -119,13 +122,15 @@ def pack(rows: Sequence[EncodedRow], *, pad_token_id: int, pad_to: int = 0) -> P
         labels.append(np.full(filling, IGNORE_INDEX))
         positions.append(np.broadcast_to(np.arange(filling), (len(positions[0]), filling)))
         lengths.append(filling)
-    targets = np.concatenate(labels)
-    targets[np.cumsum(lengths) - lengths] = IGNORE_INDEX  # what stands before a first token is another conversation
+    following = np.concatenate(labels)
+    following[np.cumsum(lengths) - lengths] = IGNORE_INDEX  # what stands before a first token is another conversation
+    answers = (following[1:] != IGNORE_INDEX).nonzero()[0]
     media = [row.media for row in rows]
     pairs = [pair for m in media for video in m.videos for pair in video.reshape(-1, TEMPORAL_PATCH, *video.shape[1:])]
     return PackedBatch(
         input_ids=_long(np.concatenate(ids))[None],
-        labels=_long(targets)[None],
+        answers=_long(answers),
+        targets=_long(following[answers + 1]),
         positions=_long(np.concatenate(positions, axis=1))[:, None],
         documents=Documents.of(lengths),
         rows=len(rows),

@@ -20,7 +20,6 @@ from blm.model.families import family_of
 from blm.model.grounding import GroundingHead
 from blm.model.packed_attention import use_packed_attention
 from blm.model.packing import PackedBatch, Stack
-from blm.model.prompts import IGNORE_INDEX
 from blm.model.vision import TOKEN_PX, encode_images
 
 HEAD_CHUNK = 4096
@@ -81,7 +80,7 @@ class SftModule(nn.Module):
             grounding = self._grounding(batch, encode_stacks(visual, batch.images))
             return grounding.new_zeros(()), grounding
         hidden, image_tokens = forward_hidden(self.mllm, batch)
-        language = _nll(self.mllm, hidden, batch.labels).sum()
+        language = _nll(self.mllm, hidden[0, batch.answers], batch.targets).sum()
         return language, self._grounding(batch, image_tokens)
 
     def _grounding(self, batch: PackedBatch, image_tokens: Sequence[Tensor]) -> Tensor:
@@ -110,17 +109,17 @@ class AnswerScores:
 def score_answers(model: Any, batch: PackedBatch) -> AnswerScores:
     """Run the model once over a packed batch and compare."""
     hidden, _ = forward_hidden(model, batch)
-    chosen, targets = _answers(batch.labels)
+    targets = batch.targets
     head = model.get_output_embeddings()
     wrong, nll = [targets.new_zeros(0, dtype=torch.float32)], [targets.new_zeros(0, dtype=torch.float32)]
-    for states, target in zip(hidden[0, chosen].split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True):
+    for states, target in zip(hidden[0, batch.answers].split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True):
         logits = head(states).float()
         wrong.append((logits.argmax(dim=-1) != target).float())
         nll.append(F.cross_entropy(logits, target, reduction="none"))
     return AnswerScores(
-        correct=_per_document(batch, chosen, torch.cat(wrong)) == 0,
-        nll=_per_document(batch, chosen, torch.cat(nll)),
-        tokens=_per_document(batch, chosen, torch.ones_like(targets)),
+        correct=_per_document(batch, torch.cat(wrong)) == 0,
+        nll=_per_document(batch, torch.cat(nll)),
+        tokens=_per_document(batch, torch.ones_like(targets)),
     )
 
 
@@ -138,33 +137,24 @@ def _in_order(stacks: Sequence[Stack], tokens: Sequence[Tensor]) -> Tensor:
     return torch.cat([pictures[place] for place in sorted(pictures)])
 
 
-def _answers(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Places [N] whose next token is an answer token, and those tokens [N]."""
-    following = labels[0, 1:]
-    chosen = (following != IGNORE_INDEX).nonzero()[:, 0]
-    return chosen, following[chosen]
-
-
-def _nll(model: Any, hidden: Tensor, labels: Tensor) -> Tensor:
-    """float32 [N] of the answer tokens alone: the head never runs over prompts.
+def _nll(model: Any, states: Tensor, targets: Tensor) -> Tensor:
+    """float32 [N] of answer tokens [N] from the states [N, d] before them: the head never runs over prompts.
 
     Many of them go through the head in parts whose logits are made again for the gradient.
     """
-    chosen, targets = _answers(labels)
     head = model.get_output_embeddings()
 
     def part(states: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(head(states).float(), targets, reduction="none")
 
-    states = hidden[0, chosen]
     if len(states) <= HEAD_CHUNK:
         return part(states, targets)
     chunks = zip(states.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
     return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
 
 
-def _per_document(batch: PackedBatch, places: Tensor, values: Tensor) -> Tensor:
-    """Sums [D] of values at places of the sequence."""
-    document = torch.bucketize(places, batch.documents.cumulative[1:].long(), right=True)
+def _per_document(batch: PackedBatch, values: Tensor) -> Tensor:
+    """Sums [D] of values [N] of the answer tokens."""
+    document = torch.bucketize(batch.answers, batch.documents.cumulative[1:].long(), right=True)
     sums = values.new_zeros(len(batch.documents.lengths))
     return sums.index_add(0, document, values)[: batch.rows]

@@ -60,6 +60,8 @@ class ActionsConfig:
     dtype: Literal["bfloat16", "float32"] = "float32"
     """Number format of the multimodal model's lower blocks in `control` replicas; the policy itself runs in float32.
     Where conversation and actions share one model, it is `chat.dtype`."""
+    cuda_graphs: bool = True
+    """Whether a GPU denoises by CUDA graphs, one for each robot and number of rows that is a power of two up to 32."""
     timeout_s: float = 30.0
     """An answer that takes longer is given up with status 503."""
 

@@ -47,7 +47,8 @@ def losses_of_each(model, rows) -> list[torch.Tensor]:
         positions = batch.positions if len(batch.positions) > 1 else batch.positions[0]
         inputs = dict(batch.inputs) or qwen_inputs(row)
         logits = model(input_ids=batch.input_ids, position_ids=positions, **inputs).logits
-        losses.append(torch.nn.functional.cross_entropy(logits[0, :-1], batch.labels[0, 1:], reduction="sum"))
+        following = torch.from_numpy(row.labels[1:]).long()
+        losses.append(torch.nn.functional.cross_entropy(logits[0, :-1], following, reduction="sum"))
     return losses
 
 
@@ -234,4 +235,6 @@ def test_targets_are_counted_as_the_losses_sum_them():
         points_px=np.array([[[1, 1]] * 3, [[np.nan, np.nan]] * 3], dtype=np.float32),
     )
     assert count_targets(row) == (2, 1)
-    assert int((pack([row, row], pad_token_id=0).labels[0, 1:] != IGNORE_INDEX).sum()) == 2 * 2
+    batch = pack([row, row], pad_token_id=0, pad_to=10)
+    assert batch.answers.tolist() == [1, 2, 5, 6]
+    assert batch.targets.tolist() == [2, 3, 2, 3]

@@ -34,8 +34,8 @@ class RemoteClient:
     def __init__(
         self, url: str, *, name: str, mapping: RemoteMapping | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
-        """url: ws://... deadline_s: for the answer to a batch, connecting included, and for the server to say what it is;
-        one whose replicas sleep wakes within half a minute. Nothing is opened yet."""
+        """url: ws://... deadline_s: for the answer to a batch, connecting included, and for the server to say what it
+        is; one whose replicas sleep wakes within half a minute. Nothing is opened yet."""
         self.name = name
         self.url = url
         self.deadline_s = deadline_s

@@ -103,7 +103,8 @@ def _load_local(folder: Path, config: ServeConfig, device: str) -> LocalEngine:
     from blm.model.predictor import load_policy_for
 
     contract: dict[str, Any] = read_folder(folder)
-    policy = load_policy_for(folder, device=device, dtype=getattr(torch, config.actions.dtype))
+    actions = config.actions
+    policy = load_policy_for(folder, device=device, dtype=getattr(torch, actions.dtype), graphs=actions.cuda_graphs)
     return LocalEngine(policy, describe_served(contract))
 
 

@@ -67,9 +67,10 @@ async def start_vllm(folder: Path, config: ServeConfig, *, device: str, with_pol
     engine, chat = await start_chat(folder, config, device)
     if contract is None:
         return VllmEngine(engine, chat, None, {"role": "chat"})
+    actions = config.actions
     try:
         told = await engine.collective_rpc(
-            "prepare_policy", args=(str(folder), config.actions.sharing, config.actions.dtype)
+            "prepare_policy", args=(str(folder), actions.sharing, actions.dtype, actions.cuda_graphs)
         )
         sharing, why = told[0]
         if sharing == "refused":

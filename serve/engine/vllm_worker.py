@@ -35,16 +35,16 @@ class PolicyWorker:
         def get_model(self) -> Any:
             """vLLM's model."""
 
-    def prepare_policy(self, folder: str, sharing: str, dtype: str) -> list[str]:
-        """Load the policy, and answer once so that the next answer is quick.
+    def prepare_policy(self, folder: str, sharing: str, dtype: str, graphs: bool) -> list[str]:
+        """Load the policy, and answer a few times so that the next answers are quick.
 
-        sharing: as in the configuration. dtype: of the multimodal model's copy, if there is to be one.
+        sharing, graphs: as in the configuration. dtype: of the multimodal model's copy, if there is to be one.
         -> ["one" or "copies", why if not asked for], or ["refused", why].
         """
         from blm.model.errors import UserError
 
         try:
-            self.blm_policy, found, why = load(self.get_model(), Path(folder), sharing, self.device, dtype)
+            self.blm_policy, found, why = load(self.get_model(), Path(folder), sharing, self.device, dtype, graphs)
             warm_up(self.blm_policy)
         except UserError as error:
             return ["refused", str(error)]
@@ -61,7 +61,7 @@ class PolicyWorker:
             return pack_refusal(str(error))
 
 
-def load(model: Any, folder: Path, sharing: str, device: Any, dtype: str) -> tuple["BlmPolicy", str, str]:
+def load(model: Any, folder: Path, sharing: str, device: Any, dtype: str, graphs: bool) -> tuple["BlmPolicy", str, str]:
     """(the policy, "one" or "copies", why copies if they were not asked for) over vLLM's model. UserError as
     `BlmPolicy.load`."""
     import torch
@@ -75,16 +75,16 @@ def load(model: Any, folder: Path, sharing: str, device: Any, dtype: str) -> tup
     if sharing != "copies":
         try:
             blocks = BorrowedBlocks(model, folder, layer=read_contract(folder).layer, device=device)
-            return BlmPolicy.load(folder, device=str(device), blocks=blocks), "one", ""
+            return BlmPolicy.load(folder, device=str(device), blocks=blocks, graphs=graphs), "one", ""
         except UserError as error:
             if sharing == "one":
                 raise
             why = str(error)
-    return BlmPolicy.load(folder, device=str(device), dtype=getattr(torch, dtype)), "copies", why
+    return BlmPolicy.load(folder, device=str(device), dtype=getattr(torch, dtype), graphs=graphs), "copies", why
 
 
 def warm_up(policy: "BlmPolicy") -> None:
-    """Answer a blank observation of each robot."""
+    """Answer blank observations of each robot, in batches of each size that is prepared for."""
     import numpy as np
 
     from blm.model.types import Observation
@@ -98,7 +98,8 @@ def warm_up(policy: "BlmPolicy") -> None:
             instruction="wait",
             embodiment=layout.name,
         )
-        policy.infer_batch([seen], [0])
+        for rows in policy.prepared_rows:
+            policy.infer_batch([seen] * rows, [0] * rows)
 
 
 def leave_with(pid: int) -> None:
