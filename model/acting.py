@@ -48,6 +48,20 @@ class ActingPolicy(ABC, Generic[ContractT]):
     def __init__(self, contract: ContractT, device: torch.device) -> None:
         self.contract, self._device = contract, device
         self._calls = 0
+        self._slow_at_first: tuple[int, ...] = (1,)
+
+    def warm_up(self) -> None:
+        """Answer blank observations of each robot, in batches of the sizes that take longer the first time."""
+        blank = np.zeros((self.contract.image_px, self.contract.image_px, 3), dtype=np.uint8)
+        for layout in self.contract.layouts:
+            seen = Observation(
+                images=dict.fromkeys(self.contract.cameras, blank),
+                state=np.zeros(layout.state_dim, dtype=np.float32),
+                instruction="wait",
+                embodiment=layout.name,
+            )
+            for rows in self._slow_at_first:
+                self.infer_batch([seen] * rows, [0] * rows)
 
     def reset(self) -> None:
         """Forget the episode: noise for calls without a seed starts over."""

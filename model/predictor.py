@@ -91,10 +91,8 @@ class BlmPolicy(ActingPolicy[Contract]):
         if invariant:
             make_invariant(self._policy)
         self._sample: Callable[..., Tensor] = self._sampled
-        self.prepared_rows: tuple[int, ...] = (1,)
-        """Batches that are slower the first time."""
         if self._device.type == "cuda" and graphs:
-            self._sample, self.prepared_rows = Captured(self._sampled, CudaGraphs(self._device)), ROWS
+            self._sample, self._slow_at_first = Captured(self._sampled, CudaGraphs(self._device)), ROWS
 
     @classmethod
     def load(

@@ -24,7 +24,7 @@ from blm.serve.engine.options import chat_dtype, engine_environment, engine_opti
 from blm.serve.engine.vllm_chat import knows_tools
 from blm.serve.engine.vllm_engine import VllmEngine
 from blm.serve.engine.vllm_messages import pack_answer, pack_question, unpack_answer, unpack_question
-from blm.serve.engine.vllm_worker import REPLICA, PolicyWorker, warm_up
+from blm.serve.engine.vllm_worker import REPLICA, PolicyWorker
 
 SEEDS = [7, 2**62, 0]
 
@@ -161,7 +161,7 @@ def test_questions_and_answers_cross_to_the_worker_unchanged(policy):
 
 
 def test_an_engine_asks_the_policy_in_its_worker(policy):
-    warm_up(policy)
+    policy.warm_up()
     chunks, timing = asyncio.run(vllm_engine(Worker(policy)).compute([look()], [3], [prefix(2)]))
     assert np.array_equal(chunks[0].actions, policy.infer_batch([look()], [3], [prefix(2)])[0].actions)
     assert timing.mllm_ms > 0

@@ -32,7 +32,7 @@ from blm.model.predictor import BlmPolicy
 from blm.model.types import Observation
 from blm.serve.config import ChatConfig
 from blm.serve.engine.options import engine_options
-from blm.serve.engine.vllm_worker import load, warm_up
+from blm.serve.engine.vllm_worker import load
 from blm.serve.web.codec import encode_picture
 
 
@@ -104,7 +104,7 @@ def compare(folder: Path, dtype: str) -> dict[str, Any]:
     said_before = said(engine)
     worker = engine.llm_engine.model_executor.driver_worker.worker
     borrowed, sharing, why = load(worker.get_model(), folder, "auto", torch.device("cpu"), "float32")
-    warm_up(borrowed)
+    borrowed.warm_up()
     exact = OwnBlocks(folder, layer=borrowed.contract.layer, precision="float32")
     own = BlmPolicy.load(folder, blocks=exact)
     seen = observations(own.contract, 5)

@@ -105,6 +105,7 @@ def _load_local(folder: Path, config: ServeConfig, device: str) -> LocalEngine:
     contract: dict[str, Any] = read_folder(folder)
     actions = config.actions
     policy = load_policy_for(folder, device=device, dtype=getattr(torch, actions.dtype), graphs=actions.cuda_graphs)
+    policy.warm_up()
     return LocalEngine(policy, describe_served(contract))
 
 

@@ -45,7 +45,7 @@ class PolicyWorker:
 
         try:
             self.blm_policy, found, why = load(self.get_model(), Path(folder), sharing, self.device, dtype, graphs)
-            warm_up(self.blm_policy)
+            self.blm_policy.warm_up()
         except UserError as error:
             return ["refused", str(error)]
         return [found, why]
@@ -81,25 +81,6 @@ def load(model: Any, folder: Path, sharing: str, device: Any, dtype: str, graphs
                 raise
             why = str(error)
     return BlmPolicy.load(folder, device=str(device), dtype=getattr(torch, dtype), graphs=graphs), "copies", why
-
-
-def warm_up(policy: "BlmPolicy") -> None:
-    """Answer blank observations of each robot, in batches of each size that is prepared for."""
-    import numpy as np
-
-    from blm.model.types import Observation
-
-    contract = policy.contract
-    blank = np.zeros((contract.image_px, contract.image_px, 3), dtype=np.uint8)
-    for layout in contract.layouts:
-        seen = Observation(
-            images=dict.fromkeys(contract.cameras, blank),
-            state=np.zeros(layout.state_dim, dtype=np.float32),
-            instruction="wait",
-            embodiment=layout.name,
-        )
-        for rows in policy.prepared_rows:
-            policy.infer_batch([seen] * rows, [0] * rows)
 
 
 def leave_with(pid: int) -> None:
