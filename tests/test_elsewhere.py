@@ -10,6 +10,7 @@ from small_diffusion import SMALL, small_batch, small_contract, small_network
 from small_families import encoded_row
 from small_policy_batch import CONFIG, PANDA, XARM6, draws_of, make_batch, make_group, make_policy
 
+from blm.model.augment import AugmentConfig, augment
 from blm.model.backbone import load_backbone
 from blm.model.chat_encoder import ChatEncoder
 from blm.model.diffusion_network import make_draws
@@ -112,6 +113,12 @@ def test_intents_are_made(tiny_mllm, texts) -> None:
         parts = extractor.parts(np.zeros((2, 2, 56, 56, 3), np.uint8), texts)
         intents = extractor.encode_stacked(np.zeros((2, 2, 56, 56, 3), np.uint8), ["push it", "pull it"])
     assert is_elsewhere(parts.pictures, parts.texts, parts.lengths, intents.states, intents.mask)
+
+
+def test_pictures_are_changed() -> None:
+    pictures = torch.zeros(3, 2, 8, 8, 3, dtype=torch.uint8, device=ELSEWHERE)
+    with watched():
+        assert is_elsewhere(augment(pictures, np.array([0, 1, 2]), AugmentConfig(shift_px=2)))
 
 
 def test_stage_1_trains_and_scores(tiny_mllm) -> None:
