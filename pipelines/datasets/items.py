@@ -18,7 +18,7 @@ from typing import Any
 from blm.cluster import depot
 from blm.cluster.asks import DATA, Ask
 from blm.cluster.nodes import fitting, options
-from blm.cluster.ray_runtime import cause_of
+from blm.cluster.ray_runtime import cause_of, give_back
 
 
 def map_items(
@@ -73,6 +73,7 @@ def map_items(
     try:
         yield from dataset.iter_rows()
     except Exception as error:
+        give_back(error)
         cause = cause_of(error)
         if cause is None:
             raise

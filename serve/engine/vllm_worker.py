@@ -61,7 +61,9 @@ class PolicyWorker:
             return pack_refusal(str(error))
 
 
-def load(model: Any, folder: Path, sharing: str, device: Any, dtype: str, graphs: bool) -> tuple["BlmPolicy", str, str]:
+def load(
+    model: Any, folder: Path, sharing: str, device: Any, dtype: str, graphs: bool = True
+) -> tuple["BlmPolicy", str, str]:
     """(the policy, "one" or "copies", why copies if they were not asked for) over vLLM's model. UserError as
     `BlmPolicy.load`."""
     import torch
