@@ -4,7 +4,7 @@ Randomness is made once for the whole step, on CPU, and a row takes its own by i
 and gradients are the same on any device, and however its rows are divided among workers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +51,31 @@ class PolicyBatch:
     def places(self) -> Tensor:
         """`place`, on CPU, counted out where it is None."""
         return torch.arange(len(self.intents)) if self.place is None else self.place.cpu()
+
+    def to(self, device: torch.device) -> "PolicyBatch":
+        """The batch on `device`; places stay on the CPU. What is `pinned` is copied while the host goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "PolicyBatch":
+        """The batch in memory that a GPU reads by itself, as far as it is not on one."""
+        return self._each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PolicyBatch":
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        groups = [
+            replace(group, state=change(group.state), actions=change(group.actions), is_pad=change(group.is_pad))
+            for group in self.groups
+        ]
+        return replace(
+            self,
+            groups=groups,
+            intents=change(self.intents),
+            mask=change(self.mask),
+            future_intents=optional(self.future_intents),
+            future_mask=optional(self.future_mask),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

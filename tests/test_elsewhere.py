@@ -54,9 +54,8 @@ def test_what_an_accelerator_takes_is_taken() -> None:
 
 
 def policy_and_batch(config: PolicyConfig = HIDDEN) -> tuple[Policy, PolicyBatch]:
-    return make_policy(config).to(ELSEWHERE), moved(
-        make_batch(make_group(PANDA, 3, 1, padded=4), make_group(XARM6, 2, 2))
-    )
+    batch = make_batch(make_group(PANDA, 3, 1, padded=4), make_group(XARM6, 2, 2), place=torch.arange(5))
+    return make_policy(config).to(ELSEWHERE), batch.to(ELSEWHERE)
 
 
 @pytest.mark.parametrize("draws", [1, 2])

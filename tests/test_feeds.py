@@ -1,8 +1,6 @@
 """Feeds: batches hold the windows they are asked for, the same ones for any number of workers, and errors come out."""
 
 import shutil
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from blm.model.errors import UserError
 from blm.pipelines.datasets.foreign import read_source
 from blm.pipelines.windows import picture_feed
 from blm.pipelines.windows.dataset import RobotDataset
-from blm.pipelines.windows.feed import PolicyFeed, _joined, ahead, draw_variants
+from blm.pipelines.windows.feed import PolicyFeed, _joined, draw_variants
 from blm.pipelines.windows.index import WindowIndex
 from blm.pipelines.windows.picture_feed import PictureFeed
 from blm.pipelines.windows.sources import LiveIntents, Variant
@@ -31,7 +29,7 @@ ROBOTS = {"panda": 1, "pusht": 2}
 class NumberedIntents:
     """Intents that say which frame of which robot they are of, and in which variant."""
 
-    tokens, width, n_phrasings, n_augmentations = 3, 4, 2, 5
+    tokens, width, n_phrasings, n_augmentations, threads = 3, 4, 2, 5, 2
 
     def get(self, robot: str, frames: np.ndarray, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
         said = np.stack([np.full(len(frames), ROBOTS[robot]), frames, variant.phrasing, variant.augmentation], axis=1)
@@ -61,7 +59,7 @@ def test_a_batch_holds_its_rows_with_their_intents_normalised_and_grouped_by_rob
     _, index, statistics = data
     feed = PolicyFeed(index, statistics, NumberedIntents())
     rows = index.train_rows[[40, 3, 35, 7]]
-    batch = feed.batch(rows, device=CPU)
+    batch = feed.batch(rows)
     robots, frames = index.locate(rows)
     order = batch.place.numpy()
     assert rows_of(batch) == [(int(robots[i]) + 1, int(frames[i])) for i in order]
@@ -76,7 +74,7 @@ def test_a_batch_holds_its_rows_with_their_intents_normalised_and_grouped_by_rob
         assert future.tolist() == robot.future[here].tolist()
         first += len(group.state)
     assert not batch.intents[:, :, 2:].any()  # without a step, frames are seen as they are
-    assert PolicyFeed(index, statistics, NumberedIntents(), future=False).batch(rows, device=CPU).future_intents is None
+    assert PolicyFeed(index, statistics, NumberedIntents(), future=False).batch(rows).future_intents is None
 
 
 def test_joining_robots_starts_no_threads_beside_those_of_training():
@@ -85,7 +83,7 @@ def test_joining_robots_starts_no_threads_beside_those_of_training():
 
     def joined() -> int:
         before = len(list(Path("/proc/self/task").iterdir()))
-        states, mask = _joined(parts, CPU)
+        states, mask = _joined(parts)
         assert states.shape == (128, 64, 192)
         assert mask.all()
         return len(list(Path("/proc/self/task").iterdir())) - before
@@ -130,44 +128,6 @@ def test_variants_cover_all_phrasings_and_augmentations_and_follow_from_the_step
     assert np.array_equal(again[0], phrasing[7::2])
     assert np.array_equal(again[1], augmentation[7::2])
     assert not draw_variants(place, None, 0, phrasings=3, augmentations=2)[1].any()
-
-
-def test_what_goes_wrong_while_making_a_batch_comes_out_where_it_is_asked_for():
-    def make(number):
-        if number == 2:
-            raise ValueError("bad row")
-        return number
-
-    made = ahead(make, range(5))
-    assert [next(made), next(made)] == [0, 1]
-    with pytest.raises(ValueError, match="bad row"):
-        next(made)
-
-
-def test_a_feed_that_is_left_early_ends_its_thread():
-    before = threading.active_count()
-    made = ahead(lambda number: number, range(1000))
-    assert next(made) == 0
-    assert threading.active_count() == before + 1
-    made.close()
-    assert threading.active_count() == before
-
-
-def test_batches_are_made_while_the_step_before_computes():
-    def make(number):
-        time.sleep(0.05)
-        return number
-
-    waited = []
-    for _ in (batches := ahead(make, range(8))):
-        time.sleep(0.08)
-        started = time.perf_counter()
-        if len(waited) < 7:
-            next(batches)
-            waited.append(time.perf_counter() - started)
-        if len(waited) == 3:
-            break
-    assert min(waited) < 0.02
 
 
 def test_live_intents_are_the_models_own_and_change_with_pictures_and_words(data, tiny_mllm):

@@ -1,8 +1,6 @@
 """Corpora as training data: tokenised to files, and rows out of them again."""
 
 import io
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from blm.model.errors import UserError
 from blm.model.packing import count_targets
 from blm.pipelines.datasets.chat import ChatRow, Video, chat_turn, write_chat
 from blm.pipelines.finetune.encode import encode_corpora, encode_file
-from blm.pipelines.finetune.row_store import Ahead, RowStore, n_bytes
+from blm.pipelines.finetune.row_store import RowStore, n_bytes
 
 SIDE_PX = 56
 POSITIONS = [0.0, 0.0, 0.1, 0.05, -0.1, 0.02, 0.1, 0.0, 0.0]
@@ -159,35 +157,3 @@ def test_decoded_rows_are_kept_up_to_a_size_and_the_oldest_go_first(encoder, enc
     nothing = RowStore([encoded], encoder, cache_bytes=0)
     assert nothing[0] is not nothing[0]
     assert nothing.cached_bytes == 0
-
-
-def test_things_are_made_ahead_in_order_and_not_too_many_of_them():
-    made: list[int] = []
-    lock = threading.Lock()
-
-    def job(number: int):
-        def make() -> int:
-            time.sleep(0.002 * (number % 3))
-            with lock:
-                made.append(number)
-            return number
-
-        return make
-
-    ahead = Ahead(threads=3, depth=2)
-    results = ahead.make(job(i) for i in range(12))
-    assert next(results) == 0
-    time.sleep(0.1)
-    assert sorted(made) == [0, 1, 2]  # one taken, two waiting
-    assert list(results) == list(range(1, 12))
-    ahead.close()
-
-
-def test_what_goes_wrong_ahead_is_raised_where_it_is_taken():
-    def fail() -> int:
-        raise UserError("a picture cannot be read")
-
-    results = Ahead(threads=1, depth=2).make(iter([lambda: 1, fail]))
-    assert next(results) == 1
-    with pytest.raises(UserError, match="a picture"):
-        next(results)

@@ -4,7 +4,7 @@ Everything about a step follows from (seed, step) and the number of workers, so 
 have taken.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,8 +15,9 @@ from blm.model.chat_encoder import ChatEncoder
 from blm.model.errors import UserError
 from blm.model.packing import EncodedRow, PackedBatch, pack
 from blm.model.prompts import IGNORE_INDEX
+from blm.pipelines.ahead import ahead
 from blm.pipelines.finetune.plan import Plan, imbalance, padding_share, plan
-from blm.pipelines.finetune.row_store import Ahead, RowStore
+from blm.pipelines.finetune.row_store import RowStore
 from blm.pipelines.mixture import Stream
 from blm.pipelines.stage1 import Stage1Config
 
@@ -102,12 +103,10 @@ class Batches:
             imbalance=imbalance(lengths.tolist(), dealt),
         )
 
-    def from_step(self, first: int, ahead: Ahead) -> Iterator[StepBatches]:
-        """Step `first` and all later ones, made in the background before they are taken."""
-        jobs: Iterator[Callable[[], StepBatches]] = (
-            partial(self.make, step) for step in range(first, self._phase.steps)
-        )
-        return ahead.make(jobs)
+    def from_step(self, first: int, threads: int) -> Iterator[StepBatches]:
+        """Step `first` and all later ones, made by threads before they are taken."""
+        jobs = (partial(self.make, step) for step in range(first, self._phase.steps))
+        return ahead(jobs, depth=STEPS_AHEAD, threads=threads)
 
     def _pack(self, rows: Sequence[EncodedRow]) -> PackedBatch:
         """A micro batch; where there are fewer conversations than micro batches, one that teaches nothing."""

@@ -22,12 +22,12 @@ from blm.pipelines import workers
 from blm.pipelines.checkpoint_times import save_due
 from blm.pipelines.fence import Fence
 from blm.pipelines.finetune import checkpoints, network
-from blm.pipelines.finetune.batches import STEPS_AHEAD, Phase, StepBatches, batches_of, phases
+from blm.pipelines.finetune.batches import Phase, StepBatches, batches_of, phases
 from blm.pipelines.finetune.curve import LOG_EVERY, Curve
 from blm.pipelines.finetune.metrics import ask_held_out, metrics
 from blm.pipelines.finetune.network import Stage1Model
 from blm.pipelines.finetune.results import results
-from blm.pipelines.finetune.row_store import Ahead, RowStore
+from blm.pipelines.finetune.row_store import RowStore
 from blm.pipelines.finetune.step import check_skipped, take_step
 from blm.pipelines.stage1 import Stage1Config
 from blm.pipelines.workspace import write_json
@@ -47,7 +47,8 @@ class _Training:
     """Of training checkpoints."""
     rank: int
     world: int
-    ahead: Ahead
+    threads: int
+    """That make batches."""
     progress: dict[str, Any]
     """Everything of a checkpoint that is not a tensor."""
     peak_flops: float
@@ -78,7 +79,7 @@ def run(config: dict[str, Any], device: torch.device) -> None:
         folder=folder,
         rank=dist.get_rank(),
         world=dist.get_world_size(),
-        ahead=Ahead(threads=config["threads"], depth=STEPS_AHEAD),
+        threads=config["threads"],
         progress=found[1] if found else fresh,
         peak_flops=device_flops(device),
         fence=config.get("fence"),
@@ -96,7 +97,6 @@ def run(config: dict[str, Any], device: torch.device) -> None:
             progress |= {"phase": number, "step": 0, "sums": None}
             checkpoint = None
         average = _run_phase(training, phase, checkpoint)
-    training.ahead.close()
     if average is not None:
         _take_over(model, average)
     trained = any(phase.steps for phase in phases(stage))
@@ -131,7 +131,7 @@ def _run_phase(training: _Training, phase: Phase, checkpoint: Path | None) -> di
     spent, started, last_save = progress["seconds"], time.monotonic(), time.monotonic()
     model.wrapped.train()
     steps = batches_of(phase, config, training.rows, model.encoder, training.seed)
-    for batches in steps.from_step(progress["step"], training.ahead):
+    for batches in steps.from_step(progress["step"], training.threads):
         step = batches.step
         step_generator(training.seed, phase.first_step + step, training.rank)  # seeds dropout
         taken = take_step(

@@ -1,18 +1,16 @@
 """Tokenised conversations for a training worker: memory-mapped, decoded when wanted, and forgotten when they are many.
 
-Token counts of all rows are at hand without touching the rows, so that every worker can plan every step. Pictures
-are decoded by background threads ahead of the step that needs them (`Ahead`); decoded rows are kept as long as
-they fit into a given number of bytes, the least recently used leaving first.
+Token counts of all rows are at hand without touching the rows, so that every worker can plan every step. Decoded rows
+are kept as long as they fit into a given number of bytes, the least recently used leaving first.
 """
 
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +20,6 @@ from PIL import Image
 from blm.model.chat_encoder import ChatEncoder
 from blm.model.errors import UserError
 from blm.model.packing import N_POINTS, EncodedRow
-
-Made = TypeVar("Made")
 
 SCHEMA = pa.schema(
     [
@@ -159,30 +155,3 @@ def n_bytes(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(n_bytes(item) for item in value)
     return 0
-
-
-class Ahead:
-    """Makes things in order in background threads, a bounded number of them ahead of the one who takes them."""
-
-    def __init__(self, threads: int, depth: int) -> None:
-        """threads: that make things; depth: how many may lie finished or half finished."""
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
-        self._depth = depth
-
-    def make(self, jobs: Iterator[Callable[[], Made]]) -> Iterator[Made]:
-        """The results of `jobs` in their order. An exception is raised where its result would have come."""
-        waiting: list[Future[Made]] = []
-        try:
-            for job in jobs:
-                waiting.append(self._pool.submit(job))
-                if len(waiting) > self._depth:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def close(self) -> None:
-        """Drop what was not begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)

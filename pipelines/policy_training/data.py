@@ -41,7 +41,7 @@ class TrainingData:
     def step_batch(self, stage: "Stage2Config", seed: int, step: int) -> PolicyBatch:
         """All rows of a step, on the CPU."""
         rows = self.index.step_rows(step, stage.batch, seed, stage.temperature)
-        return self.feed.batch(rows, step=step, seed=seed, device=torch.device("cpu"))
+        return self.feed.batch(rows, step=step, seed=seed).to(torch.device("cpu"))
 
 
 def open_data(config: Mapping[str, Any], device: torch.device) -> TrainingData:

@@ -29,7 +29,7 @@ def held_out(weights: Weights, policy: Policy, data: TrainingData, device: torch
     total: PolicyLosses | None = None
     for first in range(0, len(places), BATCH):
         part = places[first : first + BATCH]
-        losses = policy(data.feed.batch(rows[part], part, device=device), draws)
+        losses = policy(data.feed.batch(rows[part], part).to(device), draws)
         total = losses if total is None else total + losses
     policy.train()
     weights.swap_average()

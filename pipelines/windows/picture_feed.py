@@ -7,6 +7,7 @@ never travel; they are in the trainer's memory. Tasks ask for no CPU: they run b
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from blm.cluster import depot, nodes
 from blm.cluster.asks import asked
 from blm.model.normalize import EmbodimentStatistics
 from blm.model.policy_batch import PolicyGroup
+from blm.pipelines.ahead import ahead
 from blm.pipelines.windows.dataset import RobotDataset
-from blm.pipelines.windows.feed import ahead, policy_group
+from blm.pipelines.windows.feed import AHEAD, policy_group
 from blm.pipelines.windows.index import Share, WindowIndex
 
 DECODER = asked("baseline", "pictures")
@@ -87,7 +89,8 @@ class PictureFeed:
     def steps(self, share: Share, first: int, last: int) -> Iterator[PictureBatch]:
         """A worker's share of each of the steps first..last - 1."""
         if self._tasks == 0:
-            return ahead(lambda step: self.batch(share.rows(step), share.place), range(first, last))
+            made = (partial(self.batch, share.rows(step), share.place) for step in range(first, last))
+            return ahead(made, depth=AHEAD)
         plan = _Plan(
             share=share,
             starts=self.index.starts,
@@ -97,7 +100,11 @@ class PictureFeed:
             future=self._future,
         )
         decoded = _streamed(plan, first, last, self._tasks)
-        return ahead(lambda step: self._assembled(share.rows(step), share.place, *next(decoded)), range(first, last))
+
+        def assembled(step: int) -> PictureBatch:
+            return self._assembled(share.rows(step), share.place, *next(decoded))
+
+        return ahead((partial(assembled, step) for step in range(first, last)), depth=AHEAD)
 
     @property
     def _horizon(self) -> int:
@@ -111,7 +118,7 @@ class PictureFeed:
         groups, instructions = [], []
         for robot in np.unique(robots):
             windows, here = self.index.windows[robot], frames[robots == robot]
-            groups.append(policy_group(windows, self._statistics[windows.name], here, torch.device("cpu")))
+            groups.append(policy_group(windows, self._statistics[windows.name], here))
             instructions += self._opened[robot].instruction_of(here)
         return PictureBatch(
             groups=tuple(groups),

@@ -50,13 +50,17 @@ class IntentSource(Protocol):
     """Wordings of an instruction, the dataset's own among them."""
     n_augmentations: int
     """Ways in which pictures are changed, beside leaving them as they are."""
+    threads: int
+    """That may ask at once."""
 
     def get(self, robot: str, frames: np.ndarray, variant: Variant) -> tuple[Tensor, Tensor]:
         """States bfloat16 [n, L, c] and mask bool [n, L] of frames int64 [n] of a robot's dataset, in any order."""
 
 
 class CachedIntents:
-    """Intents out of the caches of several robots. Threads may share it."""
+    """Intents out of the caches of several robots."""
+
+    threads = 4  # copy as fast as a node's memory lets them
 
     def __init__(self, caches: Mapping[str, IntentCache]) -> None:
         self._caches = dict(caches)
@@ -73,6 +77,8 @@ class CachedIntents:
 
 class LiveIntents:
     """Intents computed when they are asked for: nothing is stored, and pictures may be changed without limit."""
+
+    threads = 1
 
     def __init__(
         self,
