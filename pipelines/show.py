@@ -80,12 +80,12 @@ def success_table(evaluate_folder: Path) -> str:
     summary = json.loads(path.read_text())
     rows = {(row["policy"], row["cell"]): row for row in summary.get("cells", [])}
     has_baseline = any(policy == BASELINE for policy, _ in rows)
-    head = f"  {'cell':<22}{'success':>9}{'95 % interval':>19}{'episodes':>12}"
+    head = f"  {'cell':<26}{'success':>9}{'95 % interval':>19}{'episodes':>12}"
     lines = [head + (f"{'diffusion':>11}{'95 % interval':>19}" if has_baseline else "") + f"{'random':>10}"]
     for (policy, cell), row in rows.items():
         if policy != OURS:
             continue
-        line = f"  {cell:<22}{row['rate']:>9.0%}{_interval(row):>19}{_count(row):>12}"
+        line = f"  {cell:<26}{row['rate']:>9.0%}{_interval(row):>19}{_count(row):>12}"
         if has_baseline:
             other = rows.get((BASELINE, cell))
             line += f"{other['rate']:>11.0%}{_interval(other):>19}" if other else f"{'-':>11}{'-':>19}"

@@ -14,13 +14,17 @@ def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line a cell and policy, under a head. `rows`: the `cells` of a summary."""
     if not rows:
         return []
-    lines = [f"{'cell':<20}{'policy':<18}{'success':>9}{'95 % interval':>17}{'episodes':>10}{'steps':>7}  failures"]
+    cell, policy = (max(len(str(row[name])) for row in rows) + 2 for name in ("cell", "policy"))
+    head = (
+        f"{'cell':<{cell}}{'policy':<{policy}}{'success':>9}{'95 % interval':>17}{'episodes':>10}{'steps':>7}  failures"
+    )
+    lines = [head]
     for row in rows:
         interval = f"{row['low']:.0%} to {row['high']:.0%}"
         steps = "-" if row["median_steps"] is None else f"{row['median_steps']:.0f}"
         failures = ", ".join(f"{reason} {count}" for reason, count in row["failures"].items()) or "none"
         lines.append(
-            f"{row['cell']:<20}{row['policy']:<18}{row['rate']:>9.1%}{interval:>17}{row['episodes']:>10}{steps:>7}"
+            f"{row['cell']:<{cell}}{row['policy']:<{policy}}{row['rate']:>9.1%}{interval:>17}{row['episodes']:>10}{steps:>7}"
             f"  {failures}"
         )
     return lines
