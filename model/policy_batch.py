@@ -29,6 +29,10 @@ class PolicyGroup:
     is_pad: Tensor
     """bool [b, H]: actions past the episode's end, which carry no loss."""
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "PolicyGroup":
+        """The group with all its tensors as `change` makes them."""
+        return replace(self, state=change(self.state), actions=change(self.actions), is_pad=change(self.is_pad))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyBatch:
@@ -64,13 +68,9 @@ class PolicyBatch:
         def optional(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else change(tensor)
 
-        groups = [
-            replace(group, state=change(group.state), actions=change(group.actions), is_pad=change(group.is_pad))
-            for group in self.groups
-        ]
         return replace(
             self,
-            groups=groups,
+            groups=[group.each(change) for group in self.groups],
             intents=change(self.intents),
             mask=change(self.mask),
             future_intents=optional(self.future_intents),

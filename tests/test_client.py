@@ -135,7 +135,7 @@ def test_nobody_is_waited_for_beyond_the_deadline() -> None:
         began_s = time.monotonic()
         with pytest.raises(ServerTimeoutError, match=r"within 0\.4 s"):
             client.infer(ONE)
-        assert time.monotonic() - began_s < 8
+        assert time.monotonic() - began_s < 3
     with pytest.raises(ServerTimeoutError):
         PolicyClient("ws://127.0.0.1:1", deadline_s=0.2).infer(ONE)
     with pytest.raises(UserError, match="start the server"):

@@ -231,7 +231,7 @@ def test_a_finished_stage_does_nothing_when_called_again(reference: tuple[Path, 
     again = collect(SMALL, _context(out))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == before
     assert again["cells"] == summary["cells"]
-    assert again["wall_s"] < summary["wall_s"] / 4
+    assert again["wall_s"] < 2
 
 
 def _demonstrators() -> list[psutil.Process]:

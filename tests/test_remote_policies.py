@@ -176,7 +176,7 @@ def test_a_server_that_is_silent_is_not_waited_for_beyond_the_deadline(mapping: 
         began_s = time.monotonic()
         with pytest.raises(PolicyTimeoutError, match=r"within 0\.5 s"):
             client.infer_batch([observation(cameras=("front",))], [0])
-        assert time.monotonic() - began_s < 8
+        assert time.monotonic() - began_s < 3
         client.close()
 
 

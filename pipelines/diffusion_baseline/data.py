@@ -59,15 +59,7 @@ def open_data(config: dict[str, Any]) -> Data:
 
 def on_device(batch: PictureBatch, device: torch.device) -> DiffusionBatch:
     """What the network wants of a batch of the feed."""
-    groups = [
-        type(group)(
-            embodiment=group.embodiment,
-            state=group.state.to(device),
-            actions=group.actions.to(device),
-            is_pad=group.is_pad.to(device),
-        )
-        for group in batch.groups
-    ]
+    groups = [group.each(lambda tensor: tensor.to(device)) for group in batch.groups]
     pictures = torch.as_tensor(batch.pictures).to(device)
     return DiffusionBatch(
         groups=groups, pictures=pictures, instructions=batch.instructions, place=torch.as_tensor(batch.place)
