@@ -1,13 +1,16 @@
 """The guard in what Ray Serve puts before us: Uvicorn as Ray starts it, and HAProxy as Ray configures it."""
 
 import asyncio
+import csv
 import http.client
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,8 @@ from small_guard import small_app
 from websockets.sync.client import connect
 
 from blm.cluster.ports import free_ports
+from blm.serve.config import ServeConfig
+from blm.serve.front import everywhere
 from blm.serve.guard import connection as guard_connection
 from blm.serve.guard.config import GuardConfig
 from blm.serve.guard.guard import guard
@@ -27,11 +32,31 @@ from blm.serve.guard.haproxy import haproxy, mend, write_wrapper
 LATE_S = 3.0
 
 
-def written_by_ray(folder: Path, *, port: int, stats: int, metrics: int, replica: int) -> Path:
-    """HAProxy's configuration for one replica, as Ray Serve writes it."""
+DOOMED = """
+import http.server, os, signal, sys
+
+class Replica(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Replica).serve_forever()
+"""
+"""A replica that is killed by the first thing that it is to compute."""
+
+
+def written_by_ray(folder: Path, *, port: int, stats: int, metrics: int, replica: int, fallback: int = 2) -> Path:
+    """HAProxy's configuration for one replica and Ray's proxy behind it, as Ray Serve writes it."""
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
     from ray.serve.config import HTTPOptions
 
+    chosen = everywhere("haproxy", ServeConfig())
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
@@ -43,10 +68,17 @@ def written_by_ray(folder: Path, *, port: int, stats: int, metrics: int, replica
         has_received_routes=True,
         has_received_servers=True,
         enable_hap_optimization=False,
+        retry_on=chosen["RAY_SERVE_HAPROXY_RETRY_ON"],
+        retries=int(chosen["RAY_SERVE_HAPROXY_RETRIES"]),
     )
     servers = [ServerConfig(name="replica", host="127.0.0.1", port=replica)]
     backend = BackendConfig(
-        name="blm", path_prefix="/", app_name="blm", servers=servers, http_health_check_path="/livez"
+        name="blm",
+        path_prefix="/",
+        app_name="blm",
+        servers=servers,
+        fallback_server=ServerConfig(name="proxy", host="127.0.0.1", port=fallback),
+        http_health_check_path="/livez",
     )
     file = folder / "haproxy.cfg"
     HAProxyApi(
@@ -56,10 +88,20 @@ def written_by_ray(folder: Path, *, port: int, stats: int, metrics: int, replica
 
 
 @contextmanager
-def fronted(folder: Path, server: Victim, config: GuardConfig) -> Iterator[tuple[Victim, int]]:
-    """(the server behind HAProxy, HAProxy's port of statistics), as Ray starts it with our program."""
-    port, stats, metrics = free_ports(3)
-    file = written_by_ray(folder, port=port, stats=stats, metrics=metrics, replica=server.port)
+def fronted(
+    folder: Path, server: Victim, config: GuardConfig, *, replica: int | None = None
+) -> Iterator[tuple[Victim, int]]:
+    """(the server behind HAProxy, HAProxy's port of statistics), as Ray starts it with our program.
+
+    replica: port of the only one; the server then is where Ray's own proxy would be.
+    """
+    port, stats, metrics, nobody = free_ports(4)
+    ports = (
+        {"replica": server.port, "fallback": nobody}
+        if replica is None
+        else {"replica": replica, "fallback": server.port}
+    )
+    file = written_by_ray(folder, port=port, stats=stats, metrics=metrics, **ports)
     program = write_wrapper(folder, config)
     process = subprocess.Popen([program, "-db", "-f", file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -98,6 +140,39 @@ def test_haproxy_as_ray_configures_it_becomes_safe(tmp_path: Path) -> None:
         assert front.act()[0] == 200
 
 
+def in_rotation(stats: int) -> bool:
+    """Whether HAProxy sends requests to the replica."""
+    page = urllib.request.urlopen(f"http://127.0.0.1:{stats}/stats;csv", timeout=5).read().decode()
+    return any(row["svname"] == "replica" and row["status"] == "UP" for row in csv.DictReader(page.splitlines()))
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    """Until something is so. AssertionError after 20 s."""
+    deadline = time.monotonic() + 20
+    while not there():
+        assert time.monotonic() < deadline, "HAProxy does not notice"
+        time.sleep(0.05)
+
+
+def test_what_the_only_replica_died_on_is_asked_of_who_can_wait_for_the_next(tmp_path: Path) -> None:
+    try:
+        haproxy()
+    except Exception as error:
+        pytest.skip(str(error))
+    (port,) = free_ports(1)
+    with victim() as server, fronted(tmp_path, server, LIMITS, replica=port) as (front, stats):
+        for _ in range(3):
+            wait_for(lambda: not in_rotation(stats))
+            replica = subprocess.Popen([sys.executable, "-c", DOOMED, str(port)], stderr=subprocess.DEVNULL)
+            try:
+                wait_for(lambda: in_rotation(stats))
+                assert front.act()[0] == 200
+                assert replica.wait(10) == -signal.SIGKILL, "the replica had the first try"
+            finally:
+                replica.kill()
+                replica.wait()
+
+
 def test_a_configuration_is_mended_once(tmp_path: Path) -> None:
     port, stats, metrics = free_ports(3)
     text = written_by_ray(tmp_path, port=port, stats=stats, metrics=metrics, replica=1).read_text()
@@ -110,6 +185,8 @@ def test_a_configuration_is_mended_once(tmp_path: Path) -> None:
         f"bind 127.0.0.1:{port} tcp-ut 60000ms",
         f"bind 127.0.0.1:{stats}",
         f"bind 127.0.0.1:{metrics}",
+        "server proxy 127.0.0.1:2 check",
+        "use-server replica if TRUE",
     ):
         assert mended.count(f"{line}\n") == 1, line
     assert mend(mended, header_s=10, send_s=60) == mended

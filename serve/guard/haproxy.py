@@ -2,7 +2,10 @@
 
 Ray writes no `timeout http-request`: a client that sends its header byte by byte holds one of HAProxy's connections for
 an hour. It binds the pages of statistics and metrics to every interface, without a password, and does not say for whom
-it asks. None of that can be set, but the program that Ray starts can: ours mends the file and becomes HAProxy.
+it asks. And it names its own proxy, which can wait for a replica, as a `backup`, which HAProxy asks only once it has
+noticed that no replica is left: until then what the only one was doing is tried again at a door that is shut, three
+times within a millisecond, and fails. None of that can be set, but the program that Ray starts can: ours mends the file
+and becomes HAProxy.
 
 python -m blm.serve.guard.haproxy -db -f haproxy.cfg ...
 """
@@ -23,6 +26,8 @@ _RAYS_OWN = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers with which a client could tell Ray to go on working after it has left."""
 _DEFAULTS = re.compile(r"^defaults\n(\s+)mode http\n", re.MULTILINE)
 _HIDDEN = re.compile(r"^(frontend prometheus\n\s+bind |listen stats\n\s+bind )\*?:(\d+)", re.MULTILINE)
+_SERVER = re.compile(r"^\s+server (\S+) .*", re.MULTILINE)
+_BACKUP = re.compile(r"^(\s+)(server .+) backup$", re.MULTILINE)
 _FRONT = re.compile(r"^(frontend http_frontend\n\s+bind \S+)$", re.MULTILINE)
 
 
@@ -63,7 +68,20 @@ def mend(text: str, *, header_s: float, send_s: float) -> str:
         text = _DEFAULTS.sub(lambda found: found[0] + "".join(f"{found[1]}{line}\n" for line in missing), text)
     rules = "".join(f"\n    http-request del-header {name}" for name in _RAYS_OWN)
     text = _FRONT.sub(rf"\1 tcp-ut {round(1e3 * send_s)}ms{rules}", text)
+    text = "".join(map(_not_alone, re.split(r"^(?=\S)", text, flags=re.MULTILINE)))
     return _HIDDEN.sub(r"\g<1>127.0.0.1:\2", text)
+
+
+def _not_alone(section: str) -> str:
+    """A backend of one replica in which what that one failed at is tried again with Ray's proxy.
+
+    A request that is tried again goes to any server but the one where it was, only that a `backup` is none. So the
+    proxy becomes a server like others, and a rule sends everything to the replica as long as that is up.
+    """
+    servers = _SERVER.findall(section)
+    if len(servers) != 2:  # of two replicas the other one is asked
+        return section
+    return _BACKUP.sub(rf"\1\2\n\1use-server {servers[0]} if TRUE", section)
 
 
 def main(arguments: Sequence[str]) -> None:
