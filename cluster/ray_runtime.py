@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -181,16 +180,6 @@ def cause_of(error: BaseException) -> UserError | None:
         if isinstance(current, UserError) and not isinstance(getattr(current, "cause", None), UserError):
             return current
     return _from_traceback(str(error))
-
-
-def give_back(error: BaseException) -> None:
-    """Let go of what the frames hold that an exception has gone through, and all that it came from.
-
-    Ray Data's know the actors of a pool. Those live, and keep their CPUs, as long as anybody knows them: until Python
-    next looks for cycles, which may be minutes later, in which whatever comes next waits for a place.
-    """
-    for current in _chain(error):
-        traceback.clear_frames(current.__traceback__)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -12,13 +12,14 @@ end to the driver.
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from blm.cluster import depot
 from blm.cluster.asks import DATA, Ask
 from blm.cluster.nodes import fitting, options
-from blm.cluster.ray_runtime import cause_of, give_back
+from blm.cluster.ray_runtime import cause_of
 
 
 def map_items(
@@ -58,6 +59,7 @@ def map_items(
     import ray.data
 
     most = min(fitting(workers, ask), len(items))
+    names: list[str] = []
     dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
     if light:
         tasks = ray.data.TaskPoolStrategy(size=most)
@@ -68,12 +70,14 @@ def map_items(
             fn_constructor_kwargs=arguments,
             # From 1 on: Ray Data plans for the least of a pool, and a node may go for good.
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
+            # Deprecated, but the one way for several actors of a pool to have names of their own.
+            ray_remote_args_fn=lambda: {"name": _new_name(names)},
             **options(ask),
         )
     try:
         yield from dataset.iter_rows()
     except Exception as error:
-        give_back(error)
+        _send_away(names)
         cause = cause_of(error)
         if cause is None:
             raise
@@ -115,6 +119,25 @@ def _moved(values: Mapping[str, Any], keys: Sequence[str], find: Callable[[Path]
 
 _made: dict[str, Any] = {}
 """In a worker process: the one light worker it made last, by the call of `map_items` that it was made for."""
+
+
+def _new_name(names: list[str]) -> str:
+    """For a worker's actor; added to the names."""
+    names.append(f"blm-items-{uuid.uuid4().hex}")
+    return names[-1]
+
+
+def _send_away(names: Sequence[str]) -> None:
+    """End the workers of a call that failed.
+
+    Ray Data lets go of their handles and nothing more, and the frames of the exception know those: the actors would
+    keep their CPUs until Python next looks for cycles, minutes later, and whatever comes next would wait for them.
+    """
+    import ray
+
+    for name in names:
+        with suppress(ValueError):  # that one is gone
+            ray.kill(ray.get_actor(name))
 
 
 def _made_when_needed(worker: type, arguments: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
