@@ -108,7 +108,7 @@ def check_json(body: bytes, config: GuardConfig) -> None:
     """RefusedError (400, 413) for JSON that is not UTF-8, nested too deep, or of too many parts."""
     if b"\x00" in body or body.startswith((b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")):
         raise RefusedError(400, "the body is no JSON in UTF-8", reason="json")
-    if sum(body.count(mark) for mark in _MARKS) > MAX_PARTS:
+    if len(body) > MAX_PARTS and sum(body.count(mark) for mark in _MARKS) > MAX_PARTS:
         raise RefusedError(413, f"JSON of more than {MAX_PARTS} parts; send arrays as msgpack", reason="json parts")
     deepest = config.max_json_depth
     if body.count(b"[") + body.count(b"{") > deepest and json_depth(body) > deepest:
