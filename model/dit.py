@@ -67,14 +67,18 @@ class Dit(nn.Module):
         all draws and sampler steps."""
         return split_heads(self.intent_kv(latents), self.intent_kv.out_features // latents.shape[-1], self.heads)
 
+    def modulations(self, flow_time: Tensor) -> Tensor:
+        """What flow times in [0, 1], [n], say to all blocks: float32 [n, 6 * blocks + 2, d]."""
+        weight = self.modulation.weight
+        channels = self.time_channels(flow_time * TIME_BUCKETS).to(weight.dtype)
+        said = self.modulation(self.time_silu(self.time_embedding(channels))).float()
+        return said.unflatten(-1, (-1, weight.shape[1]))
+
     def forward(
-        self, x: Tensor, flow_time: Tensor, intents: tuple[Tensor, ...], *, last: int, tap: int | None = None
+        self, x: Tensor, time: Tensor, intents: tuple[Tensor, ...], *, last: int, tap: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x [B*R, T, d], flow_time in [0, 1], [B*R] or [1] if all have the same -> (the last `last` tokens
-        [B*R, last, d], all tokens after block `tap`, or as they came in)."""
-        channels = self.time_channels(flow_time * TIME_BUCKETS).to(x.dtype)
-        time = self.modulation(self.time_silu(self.time_embedding(channels))).float()
-        time = time.unflatten(-1, (-1, x.shape[-1]))
+        """x [B*R, T, d], time: `modulations` of B*R flow times, or of one if all have the same -> (the last `last`
+        tokens [B*R, last, d], all tokens after block `tap`, or as they came in)."""
         tapped = x
         final = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):

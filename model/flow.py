@@ -21,10 +21,14 @@ def noisy(data: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - t) * noise + t * data, data - noise
 
 
-def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Integrate velocity(x, time [B]) from noise at t = 0 to t = 1."""
+def step_times(steps: int) -> list[float]:
+    """The flow times at which so many Euler steps ask for a velocity."""
+    return [step / steps for step in range(steps)]
+
+
+def euler(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Integrate velocity(x, time) from noise at t = 0 to t = 1."""
     x = noise
-    for step in range(steps):
-        time = torch.full((len(x),), step / steps, device=x.device)
+    for time in step_times(steps):
         x = x + velocity(x, time) / steps
     return x

@@ -8,7 +8,7 @@ gathered or padded.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,15 @@ from blm.model.bridge import IntentBridge
 from blm.model.dit import Dit
 from blm.model.embodiment_heads import EmbodimentHeads
 from blm.model.errors import UserError
-from blm.model.flow import euler, noisy
+from blm.model.flow import euler, noisy, step_times
 from blm.model.layout import Layout
 from blm.model.options import PolicyConfig
 from blm.model.policy_batch import PolicyBatch, PolicyDraws, disturbed, refuse_non_finite
 from blm.model.policy_losses import PolicyLosses
 from blm.model.real_time import PrefixTensors, guided_euler
+
+Timetable = Mapping[float, Tensor]
+"""What each flow time of a sampler says to the transformer: `Dit.modulations` by time."""
 
 
 class Policy(nn.Module):
@@ -86,7 +89,7 @@ class Policy(nn.Module):
         sequence = self._sequence(state.repeat_interleave(repeats, dim=0), torch.cat(tokens))
         tap = self.config.future_block if self.config.future_weight > 0 else None
         keys = self.dit.intent_key_values(latents)
-        out, tapped = self.dit(sequence, times, keys, last=self.config.chunk, tap=tap)
+        out, tapped = self.dit(sequence, self.dit.modulations(times), keys, last=self.config.chunk, tap=tap)
         flow_sum, flow_count = self._flow(batch, out, targets, repeats)
         return PolicyLosses(flow_sum=flow_sum, flow_count=flow_count, **self._future(clean, tapped, repeats))
 
@@ -160,23 +163,33 @@ class Policy(nn.Module):
         steps: int,
         guidance: float = 1.0,
         prefixes: PrefixTensors | None = None,
+        timetable: Timetable | None = None,
     ) -> Tensor:
         """Normalised action chunks [b, H, A] of one robot by `steps` Euler steps from noise [b, H, A].
 
         guidance: how far to go from the velocity without intents to that with them and beyond (classifier-free
         guidance); 1 is the plain policy, at its cost. UserError for another one if the policy was trained without
         `guidance_dropout`. prefixes: what the chunks are to go on from (`real_time.py`), at about three times the cost.
+        timetable: of as many steps, made with the same weights.
         """
+        given = (embodiment, state, intents, mask, guidance)
         if prefixes is None:
             with torch.inference_mode():
-                return euler(self._velocity(embodiment, state, intents, mask, guidance), noise, steps)
+                return euler(self._velocity(*given, timetable or self.timetable(steps)), noise, steps)
         with torch.inference_mode(False), torch.no_grad():  # derivatives need tensors that can take part in them
-            return guided_euler(self._velocity(embodiment, state, intents, mask, guidance), noise, steps, prefixes)
+            return guided_euler(self._velocity(*given, timetable or self.timetable(steps)), noise, steps, prefixes)
+
+    @torch.no_grad()
+    def timetable(self, steps: int) -> Timetable:
+        """For a sampler of so many steps. It follows from the weights alone, so whoever acts makes it once: a third of
+        the transformer's weights need not be read for every step then."""
+        device = self.action_position.device
+        return {time: self.dit.modulations(torch.full((1,), time, device=device)) for time in step_times(steps)}
 
     def _velocity(
-        self, embodiment: str, state: Tensor, intents: Tensor, mask: Tensor, guidance: float
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """velocity(x [b, H, A], time [b], all the same) -> [b, H, A]; what steps have in common is computed once."""
+        self, embodiment: str, state: Tensor, intents: Tensor, mask: Tensor, guidance: float, timetable: Timetable
+    ) -> Callable[[Tensor, float], Tensor]:
+        """velocity(x [b, H, A], time) -> [b, H, A]; what steps have in common is computed once."""
         head = self.robots.of(embodiment)
         state_token = head.encode_state(state)
         latents = self.bridge(intents, mask)
@@ -190,11 +203,11 @@ class Policy(nn.Module):
             state_token = torch.cat([state_token, state_token])
         keys = self.dit.intent_key_values(latents)
 
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
+        def velocity(x: Tensor, time: float) -> Tensor:
             if guided:
                 x = torch.cat([x, x])
             sequence = self._sequence(state_token, head.encode_actions(x))
-            out, _ = self.dit(sequence, time[:1], keys, last=self.config.chunk)  # all rows are at the same time
+            out, _ = self.dit(sequence, timetable[time], keys, last=self.config.chunk)  # all rows are at the same time
             found = head.decode_actions(out)
             if guided:
                 with_intent, without = found.chunk(2)

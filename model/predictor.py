@@ -90,6 +90,7 @@ class BlmPolicy(ActingPolicy[Contract]):
         self._policy = policy.to(extractor.device).requires_grad_(False)
         if invariant:
             make_invariant(self._policy)
+        self._timetable = self._policy.timetable(euler_steps)
         self._sample: Callable[..., Tensor] = self._sampled
         if self._device.type == "cuda" and graphs:
             self._sample, self._slow_at_first = Captured(self._sampled, CudaGraphs(self._device)), ROWS
@@ -148,4 +149,5 @@ class BlmPolicy(ActingPolicy[Contract]):
         return self._sampled(layout.name, *given, prefixes=known)
 
     def _sampled(self, robot: str, *given: Tensor, prefixes: PrefixTensors | None = None) -> Tensor:
-        return self._policy.sample(robot, *given, self._euler_steps, self._guidance, prefixes=prefixes)
+        steps, guidance = self._euler_steps, self._guidance
+        return self._policy.sample(robot, *given, steps, guidance, prefixes=prefixes, timetable=self._timetable)

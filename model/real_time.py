@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from blm.model.errors import UserError
+from blm.model.flow import step_times
 from blm.model.layout import Layout
 from blm.model.normalize import Quantiles
 from blm.model.transforms import relative_chunk
@@ -95,19 +96,18 @@ def _whole(prefix: ActionPrefix, layout: Layout, chunk: int) -> np.ndarray:
 
 
 def guided_euler(
-    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, prefixes: PrefixTensors
+    velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int, prefixes: PrefixTensors
 ) -> Tensor:
     """As `flow.euler`, from noise [b, H, A] at t = 0 to chunks [b, H, A] at t = 1 that go on from their prefixes.
 
-    velocity(x, time [b]) must be differentiable by x. Not inside `torch.inference_mode`.
+    velocity(x, time) must be differentiable by x. Not inside `torch.inference_mode`.
     """
     weights = prefixes.weights().unsqueeze(-1)
     x = noise
-    for step in range(steps):
-        t = step / steps
+    for t in step_times(steps):
         with torch.enable_grad():
             start = x.clone().requires_grad_(True)  # noise may come from inference mode, a copy of it does not
-            now = velocity(start, torch.full((len(x),), t, device=x.device))
+            now = velocity(start, t)
             end = start + (1 - t) * now
             (pull,) = torch.autograd.grad(end, start, weights * (prefixes.actions - end.detach()))
         x = x + (now.detach() + pull_weight(t) * pull) / steps

@@ -77,7 +77,7 @@ def test_the_scale_of_hidden_states_does_not_matter(bridge):
 def test_a_fresh_transformer_is_the_identity_up_to_its_last_norm():
     dit = Dit(width=32, blocks=4, heads=4, dropout=0.0)
     x = torch.randn(3, 7, 32)
-    out, tapped = dit(x, torch.rand(3), dit.intent_key_values(torch.randn(3, 5, 32)), last=4, tap=2)
+    out, tapped = dit(x, dit.modulations(torch.rand(3)), dit.intent_key_values(torch.randn(3, 5, 32)), last=4, tap=2)
     assert torch.equal(tapped, x)
     assert torch.allclose(out, F.layer_norm(x[:, -4:], (32,)), atol=1e-6)
 
@@ -87,7 +87,8 @@ def test_tokens_nobody_asks_for_are_left_out_at_the_end_without_changing_the_oth
     """The last block may attend to intents (3 blocks) or to the sequence (4)."""
     dit = Dit(width=32, blocks=blocks, heads=4, dropout=0.0)
     torch.nn.init.normal_(dit.modulation.weight, std=0.2)
-    x, time, keys = torch.randn(6, 7, 32), torch.rand(6), dit.intent_key_values(torch.randn(3, 5, 32))
+    time = dit.modulations(torch.rand(6))
+    x, keys = torch.randn(6, 7, 32), dit.intent_key_values(torch.randn(3, 5, 32))
     whole, tapped = dit(x, time, keys, last=7, tap=blocks)
     end, _ = dit(x, time, keys, last=4)
     assert torch.allclose(end, whole[:, -4:], atol=1e-5)

@@ -151,6 +151,18 @@ def test_it_memorises_a_few_chunks_and_samples_them_back() -> None:
     assert (sampled - actions).abs().mean() < 0.05 * (actions.max() - actions.min())
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_timetable_made_once_gives_the_same_bits_for_every_batch(guidance: float) -> None:
+    policy = make_policy(replace(CONFIG, guidance_dropout=0.1)).eval()
+    torch.nn.init.normal_(policy.dit.modulation.weight, std=0.2)
+    timetable = policy.timetable(3)
+    for rows in (1, 4):
+        batch = make_batch(make_group(PANDA, rows, rows))
+        noise = torch.randn(rows, CONFIG.chunk, 8)
+        given = ("panda", batch.groups[0].state, batch.intents, batch.mask, noise, 3, guidance)
+        assert torch.equal(policy.sample(*given, timetable=timetable), policy.sample(*given))
+
+
 def test_robots_it_cannot_tell_apart_and_robots_it_does_not_know_are_refused() -> None:
     with pytest.raises(UserError, match="two have the same name"):
         make_policy(CONFIG, (PANDA, replace(PUSHER, name="panda")))

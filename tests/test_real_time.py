@@ -24,11 +24,10 @@ def known(rows: Tensor, frozen: int, overlap: int) -> PrefixTensors:
     return PrefixTensors(actions=rows, frozen=torch.full((count,), frozen), overlap=torch.full((count,), overlap))
 
 
-def smooth_flow(x: Tensor, time: Tensor) -> Tensor:
+def smooth_flow(x: Tensor, t: float) -> Tensor:
     """The exact flow to smooth Gaussian chunks (covariance exp(-distance / 8)): it knows how rows hang together."""
     place = torch.arange(H, dtype=torch.float64)
     covariance = torch.exp(-(place[:, None] - place).abs() / 8)
-    t = time[0].double()
     mixed = t**2 * covariance + (1 - t) ** 2 * torch.eye(H, dtype=torch.float64)
     end = t * covariance @ torch.linalg.solve(mixed, x.double())
     start = (1 - t) * torch.linalg.solve(mixed, x.double())

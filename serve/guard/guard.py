@@ -23,7 +23,7 @@ from blm.serve.observability.logs import REQUEST_ID
 ALWAYS_ROOM = frozenset({"/health", "/healthz", "/livez", "/metrics"})
 """Whoever watches over the server must see it when it is full."""
 INLINE_BYTES = 2**17
-"""Larger bodies are looked through in a thread: until there it takes half a millisecond, and a thread's turn as long."""
+"""Larger bodies are looked through in a thread: until there it takes half a millisecond, as a thread's turn does."""
 
 
 def guard(
