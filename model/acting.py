@@ -18,6 +18,8 @@ from blm.model.observations import pictures_of
 from blm.model.transforms import absolute_chunk
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class ActingContract(Protocol):
     """What a checkpoint says of the observations that its policy takes."""
@@ -45,8 +47,10 @@ ContractT = TypeVar("ContractT", bound=ActingContract)
 class ActingPolicy(ABC, Generic[ContractT]):
     """A policy loaded from a checkpoint of any kind."""
 
-    def __init__(self, contract: ContractT, device: torch.device) -> None:
+    def __init__(self, contract: ContractT, device: torch.device, dtype: torch.dtype) -> None:
+        """dtype: of matrix products on a GPU; weights, sums and steps stay float32."""
         self.contract, self._device = contract, device
+        self._products = dtype if device.type == "cuda" and dtype in HALF else None
         self._calls = 0
         self._slow_at_first: tuple[int, ...] = (1,)
 
@@ -136,6 +140,10 @@ class ActingPolicy(ABC, Generic[ContractT]):
     ) -> Tensor:
         """Normalised chunks [b, H, A] of one robot's rows: state [b, S] in robot units, and what was made of what they
         see."""
+
+    def _precision(self) -> torch.autocast:
+        """For what the policy computes."""
+        return torch.autocast(self._device.type, self._products, enabled=self._products is not None)
 
     def _normalised_state(self, layout: Layout, state: np.ndarray) -> Tensor:
         return torch.from_numpy(self.contract.statistics[layout.name].state.normalize(state)).to(self._device)

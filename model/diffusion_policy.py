@@ -107,11 +107,10 @@ class DiffusionPolicy(ActingPolicy[DiffusionContract]):
         invariant: bool = True,
     ) -> None:
         """invariant: on a CPU the network's layers become those of `model/invariant.py`."""
-        super().__init__(contract, torch.device(device))
+        super().__init__(contract, torch.device(device), dtype)
         self._network = network.to(device).eval().requires_grad_(False)
         if invariant:
             make_invariant(self._network)
-        self._autocast = dtype if dtype in (torch.bfloat16, torch.float16) and self._device.type == "cuda" else None
 
     @classmethod
     def load(
@@ -141,6 +140,3 @@ class DiffusionPolicy(ActingPolicy[DiffusionContract]):
         felt = self._normalised_state(layout, state)
         with self._precision():
             return self._network.sample_for(layout.name, felt, *seen, noise, self.contract.policy.sample_timesteps)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)

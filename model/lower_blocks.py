@@ -22,7 +22,7 @@ from blm.model.errors import UserError
 from blm.model.families import parts_of
 from blm.model.invariant import RowSiLU, linear, make_invariant
 from blm.model.packing import join_inputs
-from blm.model.training import mixed_precision
+from blm.model.training import cast_linears, mixed_precision
 from blm.model.vision import encode_images
 
 
@@ -33,6 +33,8 @@ class LowerBlocks(Protocol):
     """Its prompts."""
     device: str
     """Where it computes."""
+    dtype: torch.dtype
+    """In what its weights are."""
     invariant: bool
     """Whether the bits of a row do not depend on the batch it is in, if all prompts are padded alike."""
 
@@ -72,9 +74,8 @@ class OwnBlocks:
         self._mixed = mixed_precision(torch.device(device), "float32")
         if precision == "bfloat16" and dtype == torch.float32:
             self._mixed = mixed_precision(torch.device(device), "bfloat16")
-            for module in (m for part in (parts.vision, *parts.mergers, parts.language) for m in part.modules()):
-                if isinstance(module, nn.Linear):
-                    module.to(torch.bfloat16)  # once, instead of in every forward pass
+            for part in (parts.vision, *parts.mergers, parts.language):
+                cast_linears(part, torch.bfloat16)
         self.invariant = invariant and torch.device(device).type == "cpu"
         if self.invariant:
             make_invariant(model, {SiLUActivation: RowSiLU})

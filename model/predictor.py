@@ -23,7 +23,7 @@ from blm.model.layout import Layout
 from blm.model.lower_blocks import LowerBlocks
 from blm.model.policy import Policy
 from blm.model.real_time import PrefixTensors, normalised_prefixes
-from blm.model.training import fast_bfloat16
+from blm.model.training import cast_linears, fast_bfloat16
 from blm.model.types import Prefixes
 
 EULER_STEPS = 4
@@ -41,6 +41,7 @@ def load_policy_for(
 ) -> ActingPolicy[Any]:
     """The policy in a checkpoint folder, whatever its kind. `euler_steps`, `guidance` and `graphs` concern ours alone.
 
+    dtype: of a multimodal model's weights; on a GPU also of a policy's matrix products, over weights in float32.
     invariant: on a CPU a row has the same bits in every batch. graphs: on a GPU chunks are denoised by CUDA graphs
     (`model/captured.py`). UserError if the folder is missing, damaged, or of a kind this version does not know.
     """
@@ -83,7 +84,7 @@ class BlmPolicy(ActingPolicy[Contract]):
             raise UserError(
                 f"guidance {guidance:g} needs a policy trained with stage2.policy.guidance_dropout above 0; use 1"
             )
-        super().__init__(contract, torch.device(extractor.device))
+        super().__init__(contract, torch.device(extractor.device), extractor.blocks.dtype)
         self._euler_steps = euler_steps
         self._guidance = guidance
         self._extractor = extractor
@@ -91,6 +92,8 @@ class BlmPolicy(ActingPolicy[Contract]):
         if invariant:
             make_invariant(self._policy)
         self._timetable = self._policy.timetable(euler_steps)
+        if self._products is not None:
+            cast_linears(self._policy, self._products)
         self._sample: Callable[..., Tensor] = self._sampled
         if self._device.type == "cuda" and graphs:
             self._sample, self._slow_at_first = Captured(self._sampled, CudaGraphs(self._device)), ROWS
@@ -108,9 +111,9 @@ class BlmPolicy(ActingPolicy[Contract]):
         blocks: LowerBlocks | None = None,
         graphs: bool = True,
     ) -> "BlmPolicy":
-        """Load a checkpoint folder; `invariant` and `graphs` as `load_policy_for`. blocks: of the folder's MLLM, if
-        somebody has loaded it already; `dtype` is then theirs. UserError if the folder is missing, damaged, or its MLLM
-        is not the one it was trained on."""
+        """Load a checkpoint folder; `dtype`, `invariant` and `graphs` as `load_policy_for`. blocks: of the folder's
+        MLLM, if somebody has loaded it already; `dtype` is then theirs. UserError if the folder is missing, damaged, or
+        its MLLM is not the one it was trained on."""
         folder = Path(folder)
         contract = read_contract(folder)
         precision: Literal["float32", "bfloat16"] = contract.intents_precision
@@ -150,4 +153,5 @@ class BlmPolicy(ActingPolicy[Contract]):
 
     def _sampled(self, robot: str, *given: Tensor, prefixes: PrefixTensors | None = None) -> Tensor:
         steps, guidance = self._euler_steps, self._guidance
-        return self._policy.sample(robot, *given, steps, guidance, prefixes=prefixes, timetable=self._timetable)
+        with self._precision():
+            return self._policy.sample(robot, *given, steps, guidance, prefixes=prefixes, timetable=self._timetable)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blm.model.options import Precision
 
@@ -46,6 +46,13 @@ def mixed_precision(device: torch.device, precision: Literal["float32", "bfloat1
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def cast_linears(module: nn.Module, dtype: torch.dtype) -> None:
+    """Weights of linear layers in a format for good, for passes under autocast that would cast them every time."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            part.to(dtype)
 
 
 def ema_update(average: Mapping[str, Tensor], current: Mapping[str, Tensor], step: int, decay: float) -> None:

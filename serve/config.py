@@ -57,9 +57,10 @@ class ActionsConfig:
     sharing: Literal["auto", "one", "copies"] = "auto"
     """Whether conversation and actions look through one loaded multimodal model; auto: one where it can be, said in
     the log and in /health."""
-    dtype: Literal["bfloat16", "float32"] = "float32"
-    """Number format of the multimodal model's lower blocks in `control` replicas; the policy itself runs in float32.
-    Where conversation and actions share one model, it is `chat.dtype`."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Number format of the multimodal model's lower blocks in `control` replicas, on a GPU of the policy's matrix
+    products too; auto: bfloat16 on a GPU, float32 on a CPU. Where conversation and actions share one model, it is
+    `chat.dtype`."""
     cuda_graphs: bool = True
     """Whether a GPU denoises by CUDA graphs, one for each robot and number of rows that is a power of two up to 32."""
     timeout_s: float = 30.0

@@ -21,7 +21,8 @@ from blm.model.layout import layout_of
 from blm.model.normalize import EmbodimentStatistics, Quantiles
 from blm.model.options import PolicyConfig
 from blm.model.predictor import BlmPolicy, load_policy_for
-from blm.model.types import Observation
+from blm.model.training import cast_linears
+from blm.model.types import ActionPrefix, Observation
 
 SIDE = 56
 CAMERAS = ("front",)
@@ -75,6 +76,20 @@ def test_two_loads_give_identical_chunks(checkpoint):
     assert one.actions.dtype == np.float32
     assert one.control_hz == 20
     assert 0 <= one.actions[:, -1].min() <= one.actions[:, -1].max() <= 1
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_with_products_in_bfloat16_as_on_a_gpu_chunks_are_nearly_the_same(checkpoint, monkeypatch, goes_on: bool):
+    policy = BlmPolicy.load(checkpoint, invariant=False)
+    prefix = ActionPrefix(actions=np.full((6, 8), 0.2, dtype=np.float32), frozen=2) if goes_on else None
+    asked = ([observation(1), observation(2)], [1, 2], [prefix, None])
+    full = policy.infer_batch(*asked)
+    monkeypatch.setattr(policy, "_products", torch.bfloat16)
+    cast_linears(policy._policy, torch.bfloat16)
+    half = policy.infer_batch(*asked)
+    for one, other in zip(full, half, strict=True):
+        assert np.abs(one.actions - other.actions).max() < 0.05
+        assert not np.array_equal(one.actions, other.actions)
 
 
 def test_what_is_loaded_samples_to_the_bit_what_was_saved(checkpoint, tiny_mllm, tmp_path):

@@ -20,7 +20,7 @@ from blm.model.predictor import BlmPolicy
 from blm.model.types import ActionPrefix, ComputeTiming, Observation
 from blm.serve.config import ActionsConfig, ChatConfig, ServeConfig
 from blm.serve.engine.engine import Engine, start_engine
-from blm.serve.engine.options import chat_dtype, engine_environment, engine_options
+from blm.serve.engine.options import actions_dtype, chat_dtype, engine_environment, engine_options
 from blm.serve.engine.vllm_chat import knows_tools
 from blm.serve.engine.vllm_engine import VllmEngine
 from blm.serve.engine.vllm_messages import pack_answer, pack_question, unpack_answer, unpack_question
@@ -232,6 +232,8 @@ def test_vllm_is_told_what_the_configuration_says(tiny_mllm, tmp_path):
     assert engine_environment("cpu")["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"  # or vLLM would not listen to that
     assert chat_dtype(tiny_mllm, chat, "cuda") == "bfloat16"
     assert chat_dtype(tiny_mllm, ChatConfig(dtype="float16"), "cpu") == "float16"
+    assert [actions_dtype(ActionsConfig(), device) for device in ("cpu", "cuda")] == ["float32", "bfloat16"]
+    assert actions_dtype(ActionsConfig(dtype="float32"), "cuda") == "float32"
     assert engine_options(tiny_mllm, chat, "cuda")["gpu_memory_utilization"] == chat.gpu_memory_share
     assert "VLLM_CPU_OMP_THREADS_BIND" not in engine_environment("cuda")
     with pytest.raises(UserError, match=r"config\.json"):

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from blm.model.description import PolicyDescription, describe_checkpoint
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 from blm.serve.config import ServeConfig
+from blm.serve.engine.options import actions_dtype
 
 Role = Literal["unified", "chat", "control"]
 EXECUTE_STEPS = 8
@@ -104,7 +105,8 @@ def _load_local(folder: Path, config: ServeConfig, device: str) -> LocalEngine:
 
     contract: dict[str, Any] = read_folder(folder)
     actions = config.actions
-    policy = load_policy_for(folder, device=device, dtype=getattr(torch, actions.dtype), graphs=actions.cuda_graphs)
+    dtype = getattr(torch, actions_dtype(actions, device))
+    policy = load_policy_for(folder, device=device, dtype=dtype, graphs=actions.cuda_graphs)
     policy.warm_up()
     return LocalEngine(policy, describe_served(contract))
 

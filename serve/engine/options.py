@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blm.model.errors import UserError
-from blm.serve.config import ChatConfig
+from blm.serve.config import ActionsConfig, ChatConfig
 
 MAX_LENGTH = 8192
 """Conversation length that is reserved unless the configuration asks for more."""
@@ -68,6 +68,13 @@ def chat_dtype(folder: Path, chat: ChatConfig, device: str) -> str:
     declared = _declared(folder)
     stored = declared.get("dtype") or declared.get("torch_dtype") or "bfloat16"
     return str(stored) if device == "cpu" else "bfloat16"
+
+
+def actions_dtype(actions: ActionsConfig, device: str) -> str:
+    """The number format of a multimodal model that the policy has for itself."""
+    if actions.dtype != "auto":
+        return actions.dtype
+    return "float32" if device == "cpu" else "bfloat16"
 
 
 def _declared(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class BorrowedBlocks:
         self.encoder = ChatEncoder.load(folder)
         self.device = str(device)
         self._visual, self._language = _parts(model)
+        self.dtype: torch.dtype = self._visual.dtype
         blocks = self._language.layers
         if not 1 <= layer <= len(blocks):
             raise UserError(f"intent layer {layer}: {folder} has blocks 1 to {len(blocks)}")

@@ -12,6 +12,7 @@ from blm.model.errors import UserError
 from blm.model.types import ActionChunk, ComputeTiming, Observation, Prefixes
 from blm.serve.config import ServeConfig
 from blm.serve.engine.engine import describe_served
+from blm.serve.engine.options import actions_dtype
 from blm.serve.engine.vllm_messages import pack_question, unpack_answer
 from blm.serve.observability.logs import log
 
@@ -70,7 +71,8 @@ async def start_vllm(folder: Path, config: ServeConfig, *, device: str, with_pol
     actions = config.actions
     try:
         told = await engine.collective_rpc(
-            "prepare_policy", args=(str(folder), actions.sharing, actions.dtype, actions.cuda_graphs)
+            "prepare_policy",
+            args=(str(folder), actions.sharing, actions_dtype(actions, device), actions.cuda_graphs),
         )
         sharing, why = told[0]
         if sharing == "refused":
