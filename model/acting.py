@@ -48,7 +48,7 @@ class ActingPolicy(ABC, Generic[ContractT]):
     """A policy loaded from a checkpoint of any kind."""
 
     def __init__(self, contract: ContractT, device: torch.device, dtype: torch.dtype) -> None:
-        """dtype: of matrix products on a GPU; weights, sums and steps stay float32."""
+        """dtype: of matrix products on a GPU; sums and steps stay float32."""
         self.contract, self._device = contract, device
         self._products = dtype if device.type == "cuda" and dtype in HALF else None
         self._calls = 0

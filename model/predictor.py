@@ -41,7 +41,7 @@ def load_policy_for(
 ) -> ActingPolicy[Any]:
     """The policy in a checkpoint folder, whatever its kind. `euler_steps`, `guidance` and `graphs` concern ours alone.
 
-    dtype: of a multimodal model's weights; on a GPU also of a policy's matrix products, over weights in float32.
+    dtype: of a multimodal model's weights; on a GPU also of a policy's matrix products.
     invariant: on a CPU a row has the same bits in every batch. graphs: on a GPU chunks are denoised by CUDA graphs
     (`model/captured.py`). UserError if the folder is missing, damaged, or of a kind this version does not know.
     """
