@@ -172,19 +172,19 @@ class Policy(nn.Module):
         `guidance_dropout`. prefixes: what the chunks are to go on from (`real_time.py`), at about three times the cost.
         timetable: of as many steps, made with the same weights.
         """
-        given = (embodiment, state, intents, mask, guidance)
+        given = (embodiment, state, intents, mask, guidance, timetable or self.timetable(steps))
         if prefixes is None:
             with torch.inference_mode():
-                return euler(self._velocity(*given, timetable or self.timetable(steps)), noise, steps)
+                return euler(self._velocity(*given), noise, steps)
         with torch.inference_mode(False), torch.no_grad():  # derivatives need tensors that can take part in them
-            return guided_euler(self._velocity(*given, timetable or self.timetable(steps)), noise, steps, prefixes)
+            return guided_euler(self._velocity(*given), noise, steps, prefixes)
 
-    @torch.no_grad()
     def timetable(self, steps: int) -> Timetable:
         """For a sampler of so many steps. It follows from the weights alone, so whoever acts makes it once: a third of
         the transformer's weights need not be read for every step then."""
         device = self.action_position.device
-        return {time: self.dit.modulations(torch.full((1,), time, device=device)) for time in step_times(steps)}
+        with torch.inference_mode(False), torch.no_grad():  # for derivatives too, as in `sample`
+            return {time: self.dit.modulations(torch.full((1,), time, device=device)) for time in step_times(steps)}
 
     def _velocity(
         self, embodiment: str, state: Tensor, intents: Tensor, mask: Tensor, guidance: float, timetable: Timetable

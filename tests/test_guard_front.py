@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 import uvicorn.config
 from small_abuse import GOOD, LIMITS, Victim, dribble, frame, rest, victim
 from small_guard import small_app
+from small_web import eventually
 from websockets.sync.client import connect
 
 from blm.cluster.ports import free_ports
@@ -93,14 +94,14 @@ def fronted(
 ) -> Iterator[tuple[Victim, int]]:
     """(the server behind HAProxy, HAProxy's port of statistics), as Ray starts it with our program.
 
-    replica: port of the only one; the server then is where Ray's own proxy would be.
+    replica: port of another one; the server then is only what Ray's own proxy would be. Skips the test without HAProxy.
     """
-    port, stats, metrics, nobody = free_ports(4)
-    ports = (
-        {"replica": server.port, "fallback": nobody}
-        if replica is None
-        else {"replica": replica, "fallback": server.port}
-    )
+    try:
+        haproxy()
+    except Exception as error:
+        pytest.skip(str(error))
+    port, stats, metrics = free_ports(3)
+    ports = {"replica": server.port if replica is None else replica, "fallback": server.port}
     file = written_by_ray(folder, port=port, stats=stats, metrics=metrics, **ports)
     program = write_wrapper(folder, config)
     process = subprocess.Popen([program, "-db", "-f", file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -121,10 +122,6 @@ def fronted(
 
 
 def test_haproxy_as_ray_configures_it_becomes_safe(tmp_path: Path) -> None:
-    try:
-        haproxy()
-    except Exception as error:
-        pytest.skip(str(error))
     with victim() as server, fronted(tmp_path, server, LIMITS) as (front, stats):
         assert front.act()[0] == 200
         assert rest(front.raw(b"GET /livez HTTP/1.1\r\nHost")).startswith(b"HTTP/1.1 408")
@@ -146,26 +143,14 @@ def in_rotation(stats: int) -> bool:
     return any(row["svname"] == "replica" and row["status"] == "UP" for row in csv.DictReader(page.splitlines()))
 
 
-def wait_for(there: Callable[[], bool]) -> None:
-    """Until something is so. AssertionError after 20 s."""
-    deadline = time.monotonic() + 20
-    while not there():
-        assert time.monotonic() < deadline, "HAProxy does not notice"
-        time.sleep(0.05)
-
-
 def test_what_the_only_replica_died_on_is_asked_of_who_can_wait_for_the_next(tmp_path: Path) -> None:
-    try:
-        haproxy()
-    except Exception as error:
-        pytest.skip(str(error))
     (port,) = free_ports(1)
     with victim() as server, fronted(tmp_path, server, LIMITS, replica=port) as (front, stats):
         for _ in range(3):
-            wait_for(lambda: not in_rotation(stats))
+            eventually(lambda: not in_rotation(stats), 20.0)
             replica = subprocess.Popen([sys.executable, "-c", DOOMED, str(port)], stderr=subprocess.DEVNULL)
             try:
-                wait_for(lambda: in_rotation(stats))
+                eventually(lambda: in_rotation(stats), 20.0)
                 assert front.act()[0] == 200
                 assert replica.wait(10) == -signal.SIGKILL, "the replica had the first try"
             finally:
